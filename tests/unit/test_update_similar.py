@@ -12,9 +12,6 @@ from hypothesis import strategies as st
 from filesync.disk.updating.similar import (
     GUESSED_BYTES,
     MAX_NOTED,
-    MOST_TRIED,
-    MOST_TRIED_BYTES,
-    Guesses,
     Similar,
 )
 from filesync.disk.updating.update import TreeUpdate, WantedFile
@@ -278,57 +275,31 @@ def test_a_small_one_has_none(root: Path, source: Path, size: int) -> None:
     assert basis_of(root, source) == (None, 0)
 
 
-def test_what_stays_is_tried_no_more_where_it_was_of_no_use(root: Path, source: Path) -> None:
-    stays = MakeFile("album/img-0.jpg", DUMP + b"0")
-    build(root, [stays])
-    count = 3 * MOST_TRIED
-    new = [
-        MakeFile(f"album/img-{n}.jpg", random.Random(n).randbytes(len(DUMP) + n))
-        for n in range(1, count + 1)
-    ]
-    build(source, [stays, *new])
-    assert sum(bool(wanted.replaces) for wanted in sync(root, source).fetched) == MOST_TRIED
+def test_whoever_fetches_is_told_what_is_a_guess(root: Path, source: Path) -> None:
+    build(root, [MakeFile("dumps/db-01.sql", DUMP), MakeFile("dumps/other", DUMP[::-1])])
+    build(
+        source,
+        [
+            MakeFile("dumps/db-01.sql", DUMP),
+            MakeFile("dumps/db-02.sql", LATER),
+            MakeFile("dumps/other", LATER[::-1]),
+        ],
+    )
+    wanted = sync(root, source).fetched
+    assert [one.guess for one in wanted] == [b"dumps", None]
+    assert [one.replaces for one in wanted] == [len(DUMP)] * 2
 
 
-def tries(guesses: Guesses, count: int, size: int = 1) -> list[bool]:
-    return [guesses.begin(b"d", size) for _ in range(count)]
-
-
-def test_where_it_was_it_is_tried_again() -> None:
-    guesses = Guesses()
-    assert tries(guesses, MOST_TRIED + 1) == [True] * MOST_TRIED + [False]
-    assert guesses.begin(b"elsewhere", 1)
-    guesses.end(b"d", 800, 99)
-    assert tries(guesses, 1) == [False]
-    guesses.end(b"d", 800, 100)
-    assert tries(guesses, MOST_TRIED + 1) == [True] * MOST_TRIED + [False]
-
-
-def test_no_more_is_tried_than_can_be_read_soon() -> None:
-    guesses = Guesses()
-    assert tries(guesses, 3, size=MOST_TRIED_BYTES // 2) == [True, True, False]
-    assert not guesses.begin(b"elsewhere", 1)
-    guesses.end(b"d", MOST_TRIED_BYTES // 2, shared=MOST_TRIED_BYTES // 4)
-    assert tries(guesses, 2, size=MOST_TRIED_BYTES // 2) == [True, False]
-
-
-def test_it_is_known_what_a_guess_was_good_for(root: Path, source: Path) -> None:
-    stays = MakeFile("dumps/db-0.sql", DUMP + b"0")
-    build(root, [stays])
-    count = MOST_TRIED + 2
-    new = [MakeFile(f"dumps/db-{n}.sql", DUMP + b"%d" % n) for n in range(1, count + 1)]
-    build(source, [stays, *new])
-    one = TreeUpdate(root, basis=scanned(root), target=scanned(source))
-    one.prepare()
-    replaces: list[int] = []
-    for wanted, made in zip(one.wanted(), new, strict=True):
-        replaces.append(wanted.replaces)
-        large = one.open_large(wanted)
-        if large.bases:
-            large.copy(0, basis=0, basis_offset=0, length=len(DUMP))
-            large.write(len(DUMP), made.data[len(DUMP) :])
-        else:
-            large.write(0, made.data)
-        large.finish()
-    one.finish()
-    assert replaces == [len(stays.data)] * count
+def test_what_has_come_partly_is_no_guess(root: Path, source: Path) -> None:
+    build(root, [MakeFile("db-01.sql", DUMP)])
+    build(source, [MakeFile("db-01.sql", DUMP), MakeFile("db-02.sql", LATER)])
+    trees = scanned(root), scanned(source)
+    for is_cut in (True, False):
+        update = TreeUpdate(root, basis=trees[0], target=trees[1])
+        update.prepare()
+        (wanted,) = update.wanted()
+        assert wanted.guess == (b"" if is_cut else None)
+        large = update.open_large(wanted)
+        large.write(0, LATER[:100_000])
+        large.abort()
+        update.abort()

@@ -34,16 +34,18 @@ class WantedFile(NamedTuple):
         size: bytes of content; never 0.
         replaces: bytes that are here and likely to share something with it, in an old file
             and in what an interrupted update has left of it; 0 if there are none.
+        guess: the directory of this file, if the old one is a mere guess, as it stays (see ``similar``).
     """
 
     ticket: int
     digest: Digest
     size: int
     replaces: int
+    guess: bytes | None = None
 
 
-_Basis = tuple[Where, Digest, bool]
-"""Where an old file is, what it should hold, and whether it is a guess (see ``Reusable.guesses``)."""
+_Basis = tuple[Where, Digest]
+"""Where an old file is, and what it should hold."""
 _Pending = tuple[Place, File, bool, _Basis | None]
 """A file that was asked for: its directory, its entry, whether it replaces a file there, and
 its basis. A plain tuple: there is one for each file."""
@@ -99,11 +101,11 @@ class Incoming:
             if type(entry) is not File:
                 continue
             if states[ticket] == WANTED:
-                basis, size = None, 0
+                basis, size, guess = None, 0, None
                 if old is not None or has_bases:
-                    basis, size = self._find_basis(place, old, entry)
+                    basis, size, guess = self._find_basis(place, old, entry)
                 pending[ticket] = (place, entry, type(old) is File, basis)
-                yield WantedFile(ticket, entry.digest, entry.size, size)
+                yield WantedFile(ticket, entry.digest, entry.size, size, guess)
             ticket += 1
 
     def write_small(
@@ -123,11 +125,10 @@ class Incoming:
 
     def _prove(self, batch: Sequence[tuple[WantedFile, Data]]) -> None:
         for wanted, data in batch:
-            _, digest, size, _ = wanted
-            if len(data) != size or blake3(data).digest() != digest:
+            if len(data) != wanted.size or blake3(data).digest() != wanted.digest:
                 place, entry, *_ = self._find_pending(wanted)
                 raise ContentCorrupt(
-                    f"{len(data)} bytes that came for {short(digest)} are not it",
+                    f"{len(data)} bytes that came for {short(wanted.digest)} are not it",
                     below(place.path, entry.name),
                 )
 
@@ -146,9 +147,8 @@ class Incoming:
         """Return a file to be written in pieces."""
         place, entry, _, basis = self._find_pending(wanted)
         bases: list[BasisFile] = []
-        is_guess = False
         if basis is not None:
-            where, digest, is_guess = basis
+            where, digest = basis
             with suppress(OSError, StoreError), self._opened_basis(where) as fd:
                 bases.append(BasisFile(os.dup(fd), os.fstat(fd).st_size, digest))
         try:
@@ -167,16 +167,13 @@ class Incoming:
                     self._refuse_large(wanted, new, exc)
                     return
             self._settled(wanted, PROVED)
-            if is_guess:
-                self._reusable.guesses.end(place.path, entry.size, large.copied)
 
         def discard(new: NewFile, keep: bool) -> None:
             with storing(place.path, entry.name):
                 self._maker.discard(new, keep=keep)
 
         path = below(place.path, entry.name)
-        large = LargeFile(new, bases, path=path, place=put_in_place, discard=discard)
-        return large
+        return LargeFile(new, bases, path=path, place=put_in_place, discard=discard)
 
     def copy(
         self, wanted: WantedFile, source: int, on_copied: Callable[[int], None] | None
@@ -271,21 +268,26 @@ class Incoming:
 
     def _find_basis(
         self, place: Place, old: Entry | None, entry: File
-    ) -> tuple[_Basis | None, int]:
+    ) -> tuple[_Basis | None, int, bytes | None]:
         """Return an old file that ``entry`` may have content of, if any.
 
-        And how many bytes there are to look at, what an interrupted update has left included.
+        And how many bytes there are to look at, what an interrupted update has left included; and the
+        directory, if only trying will tell whether that is worth it.
         """
         basis: _Basis | None = None
         size = 0
+        guess = None
         if type(old) is File:
             where = Where(False, place.path, entry.name, is_free=False)
-            basis, size = (where, old.digest, False), old.size
+            basis, size = (where, old.digest), old.size
         elif found := self._reusable.find_similar(place.path, entry):
             where, size, digest, is_guess = found
-            basis = (where, digest, is_guess)
-        left = self._partials.left_of(entry)
-        return basis, size + (0 if left is None else self._partials.found[left])
+            basis = (where, digest)
+            guess = place.path if is_guess else None
+        if (left := self._partials.left_of(entry)) is not None:
+            size += self._partials.found[left]
+            guess = None  # what is left may be of use, whatever the old file is
+        return basis, size, guess
 
     def _find_pending(self, wanted: WantedFile) -> _Pending:
         try:

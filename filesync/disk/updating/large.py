@@ -51,7 +51,6 @@ class LargeFile:
 
     Attributes:
         bases: what it may be copied from, the likeliest first; none of them is verified.
-        copied: bytes that came of bases, but for what an earlier update has left.
     """
 
     def __init__(
@@ -83,7 +82,6 @@ class LargeFile:
         self._buffer = memoryview(b"")
         self._solid: dict[int, bool] = {}
         self.bases = tuple(bases)
-        self.copied = 0
         if new.extents:
             try:
                 with storing(path):
@@ -122,7 +120,6 @@ class LargeFile:
         if not 0 <= basis < len(self.bases) or basis_offset < 0:
             raise ContentCorrupt(f"{shown(self._path)} has no basis {basis}")
         self._check(offset, length)
-        self.copied += 0 if self._is_own(basis) else length
         with storing(self._path):
             if self._is_own(basis) and offset == basis_offset:
                 self._hash.note(offset, length)

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.disk.updating.similar import GUESSED_BYTES, Guesses, Similar
+from filesync.disk.updating.similar import GUESSED_BYTES, Similar
 from filesync.disk.updating.visits import Needs, Visit, below, gone
 from filesync.manifest import Entry, File, Manifest, Subdirectory
 
@@ -46,7 +46,7 @@ class Resembling(NamedTuple):
     Attributes:
         where: it is.
         size, digest: its own.
-        is_guess: it stays; see ``Reusable.guesses``.
+        is_guess: it stays.
     """
 
     where: Where
@@ -63,7 +63,6 @@ class Reusable:
 
     Attributes:
         files: contents that are known of so far.
-        guesses: what files that stay were good for as what new ones may be an edit of.
     """
 
     def __init__(self, basis: Manifest | None) -> None:
@@ -77,7 +76,6 @@ class Reusable:
         self._broken = set[bytes]()
         self._similar = Similar()
         self._staying = Similar()
-        self.guesses = Guesses()
 
     @property
     def has_any(self) -> bool:
@@ -193,7 +191,7 @@ class Reusable:
         old, is_guess = self._similar.find(path, entry), False
         if old is None and entry.size > GUESSED_BYTES:
             old, is_guess = self._staying.find(path, entry), True
-        if old is None or (is_guess and not self.guesses.begin(path, entry.size)):
+        if old is None:
             return None
         where = self.files.get(old.digest) or Where(False, old.path, old.name, is_free=False)
         return Resembling(where, old.size, old.digest, is_guess)

@@ -12,12 +12,11 @@ size is taken.
 
 Files that are gone or replaced come first. What stays is rarely what a new name came from (a dump of
 the day is, of the last one beside it; a photo is not), and a wrong try costs the old file's reading and the
-recipe of the new one. So it is tried for large files alone, and goes by what it was good for
-(``Guesses``).
+recipe of the new one. So it is a guess for large files alone; whoever fetches goes by what guesses were good
+for (``filesync.transfer.receive.guesses``).
 """
 
 from bisect import bisect_left
-from threading import Lock
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
@@ -27,13 +26,6 @@ MAX_NOTED: Final = 32_768
 """Bound on files that are remembered: about 15 MB."""
 GUESSED_BYTES: Final = 256 << 10
 """No smaller new file is compared with one that stays."""
-MOST_TRIED: Final = 4
-"""Guesses in a directory before one of them was good, and for each that was."""
-MOST_TRIED_BYTES: Final = 4 << 30
-"""Of new files that are compared with one that stays and was of no use, or nobody knows yet: half a
-minute for each side to read them, from a slow disk."""
-_GOOD: Final = 8
-"""An eighth of a new file that was in the old one is worth the trouble."""
 _MAX_OF_A_NAME: Final = 8
 _MAX_RATIO: Final = 8
 _NEIGHBOURS: Final = 4
@@ -140,33 +132,3 @@ def _shared(one: bytes, other: bytes) -> int:
     while end < most - start and one[-1 - end] == other[-1 - end]:
         end += 1
     return start + end
-
-
-class Guesses:
-    """How good old files that stay were for new ones, by the directory of these. For all threads."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._tried: dict[bytes, int] = {}
-        self._good: dict[bytes, int] = {}
-        self._room = MOST_TRIED_BYTES
-
-    def begin(self, path: bytes, size: int) -> bool:
-        """Say whether to try one for a new file of ``size`` bytes in the directory ``path``.
-
-        ``end`` says how that went.
-        """
-        with self._lock:
-            tried = self._tried.get(path, 0)
-            is_worth = tried < MOST_TRIED * (1 + self._good.get(path, 0)) and size <= self._room
-            if is_worth:
-                self._tried[path] = tried + 1
-                self._room -= size
-            return is_worth
-
-    def end(self, path: bytes, size: int, shared: int) -> None:
-        """Take note that of the new file's ``size`` bytes ``shared`` were in the one that was tried."""
-        with self._lock:
-            if shared * _GOOD >= size:
-                self._good[path] = self._good.get(path, 0) + 1
-                self._room += size

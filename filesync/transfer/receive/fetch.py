@@ -286,6 +286,7 @@ class Fetch:
 
     def copied(self, work: Work, size: int) -> None:
         """Take note that ``size`` bytes were copied."""
+        work.copied += size
         self._put(work, size)
 
     def signed(self, gaps: Sequence[Gap], key: int, pieces: Sequence[Pieces | None]) -> None:
@@ -353,6 +354,8 @@ class Fetch:
                     self._ask_recipe(work)
             self._unbased += len(works)
             self.effects.append(CutBases(tuple(works)))
+        for work in self._works.take_plain():
+            self._wants.add(Piece(work, 0, work.file.size))
 
     def _pass_over_idle(self, work: Work) -> None:
         """Have a large file passed over, unless its old ones are being read."""

@@ -24,7 +24,9 @@ class Work:
     """A large file on its way.
 
     Attributes:
+        guess: the directory that it is new in, if its old file is a mere guess.
         left: bytes that are not on disk yet.
+        copied: bytes that were copied from old files.
         index: what its old files have; None while that is not known.
         pages: parts of its recipe that wait for the index.
         copies: what was found in old files, ascending.
@@ -39,9 +41,11 @@ class Work:
     __slots__ = (
         "_chunks",
         "_taken",
+        "copied",
         "copies",
         "file",
         "givers",
+        "guess",
         "index",
         "is_delta",
         "is_passed_over",
@@ -57,7 +61,9 @@ class Work:
     ) -> None:
         self.file = file
         self.is_delta = is_delta
+        self.guess = file.guess if remains is None else None
         self.left = file.size
+        self.copied = 0
         self.index: Index | None = None
         self.pages: list[tuple[Stretch, Recipe]] = []
         self.copies: list[Copy] = []

@@ -2,7 +2,7 @@
 
 import random
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 
@@ -21,6 +21,7 @@ from filesync.transfer.coding.remains import (
     copies_of,
 )
 from filesync.transfer.flow import WINDOW_BYTES, Flow
+from filesync.transfer.receive import guesses
 from filesync.transfer.receive.deltaasks import SIGNED_BYTES
 from filesync.transfer.receive.fetch import (
     DELTA_BYTES,
@@ -83,6 +84,14 @@ class Peer:
         self.asks: deque[tuple[AskRecipes | AskDeltas, bytes]] = deque()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_guess() -> Iterator[None]:
+    """Have the others wait for the first one."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(guesses, "MOST_TRIED", 1)
+        yield
+
+
 class World:
     """Peers and a disk. ``run`` returns when all is in place; it fails when nobody can go on."""
 
@@ -104,7 +113,10 @@ class World:
         self.contents = contents
         self.by_digest = {digest_of(data): data for data in contents}
         self.files = deque(
-            wanted(data, at, len(old.get(at, b""))) for at, data in enumerate(contents)
+            wanted(data, at, len(old.get(at, b"")))._replace(
+                guess=rng.choice([None, b"d"]) if at in old else None
+            )
+            for at, data in enumerate(contents)
         )
         self.fetch = Fetch(window_bytes=window_bytes, remains=remains)
         self.window_bytes = window_bytes
