@@ -14,6 +14,7 @@ from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.scanning import reading
 from filesync.disk.scanning.readfile import Content
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.disk.updating.early import EarlyFile
 from filesync.early import stand_in_of
 from filesync.errors import StoreError, Unavailable
 from filesync.sync.options import Options
@@ -158,6 +159,29 @@ def test_all_of_a_directory_come_before_they_were_read(
     assert tree_of(root / "dest") == tree_of(root / "src")
     assert stats.wire_in + stats.wire_out < 6 * SIZE
     assert (stats.files, stats.created) == (6, 7)
+    assert not partials(root)
+
+
+@either
+def test_what_is_a_copy_of_another_does_not_come_once_that_is_known(
+    way: Way, root: Path, reads: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, count = os.urandom(SIZE), 12
+    for number in range(count):
+        write(root / f"src/d/{number}", content)
+    write(root / "src/d/other", os.urandom(SIZE))
+    rest()
+    prepare = EarlyFile.prepare
+
+    def slowly(file: EarlyFile) -> None:
+        time.sleep(0.1)
+        prepare(file)
+
+    monkeypatch.setattr(EarlyFile, "prepare", slowly)
+    reads(lambda path: time.sleep(1.0 if path == b"d/other" else 0))
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < count * SIZE / 2
     assert not partials(root)
 
 

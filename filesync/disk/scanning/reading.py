@@ -46,7 +46,7 @@ from filesync.disk.scanning.readfile import (
     read_xattrs,
 )
 from filesync.disk.scanning.statcache import Noted, SeenFile, noted
-from filesync.disk.scanning.watcher import Beside
+from filesync.disk.scanning.watcher import Beside, Told
 from filesync.disk.scanning.written import (
     SIZED_FIRST_BYTES,
     has_holes,
@@ -149,7 +149,7 @@ class Reader:
         *,
         keep: Keep | None,
         beside: Callable[[bytes, Digest, int, int], Beside | None] | None,
-        begun: Callable[[bytes, int, int], None] | None,
+        begun: Callable[[bytes, int, int], Told | None] | None,
         skip_unreadable: bool,
         keep_unreadable: bool,
     ) -> None:
@@ -157,8 +157,9 @@ class Reader:
 
         ``keep`` is given what small files hold; ``beside`` is asked, by path, what was noted of
         it, its descriptor and its size, who is shown a file that has changed; ``begun`` is told path, size
-        and mtime of each large file of which nothing was noted, before it is read. What cannot be
-        read is left out, or an error; with ``keep_unreadable`` files are there all the same.
+        and mtime of each large file of which nothing was noted, before it is read; what it returns is told
+        what that holds. What cannot be read is left out, or an error; with ``keep_unreadable`` files are
+        there all the same.
         """
         self._pool = pool
         self._keep = keep
@@ -276,10 +277,13 @@ class Reader:
                 if self._beside is not None:
                     beside = partial(self._beside, path, seen[0].digest if seen else EMPTY)
                 if stamp[SIZE] >= LARGE_BYTES:
+                    told = None
                     if seen is None and stamp[NLINK] == 1 and self._begun is not None:
-                        self._begun(path, stamp[SIZE], fitting(stamp[MTIME]))
+                        told = self._begun(path, stamp[SIZE], fitting(stamp[MTIME]))
                     read = partial(read_file, listing.fd, name, path, beside)
                     future = self._pool.submit(copy_context().run, read)
+                    if told is not None:
+                        future.add_done_callback(partial(_tell, told))
                     listing.large.append((name, future))
                 else:
                     self._add_read(listing, name, read_file(listing.fd, name, path, beside))
@@ -432,6 +436,11 @@ def _as_written(listing: Listing, file: File, stamp: Stamp) -> Xattrs | None:
         return None
     finally:
         os.close(fd)
+
+
+def _tell(told: Told, read: "Future[Content]") -> None:
+    if not read.cancelled() and read.exception() is None:
+        told(read.result().digest)
 
 
 def _inode(stamp: Stamp) -> tuple[int, int]:

@@ -1,8 +1,12 @@
 """Who is told what a scan does, while it goes on."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 from filesync.digest import Digest
+
+Told = Callable[[Digest], None]
+"""Is told what a file holds."""
 
 
 class Beside(Protocol):
@@ -36,8 +40,12 @@ class Watcher:
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of the whole content of a small file that was read."""
 
-    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> None:
-        """Take note that a large file is being read of which nothing is noted."""
+    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> Told | None:
+        """Take note that a large file is being read, or is next, of which nothing is noted.
+
+        What is returned is told what it holds, if it can be read, by another thread.
+        """
+        return None
 
     def beside(self, path: bytes, old: Digest, fd: int, size: int) -> Beside | None:
         """Return who is shown a file while it is hashed, if anybody.

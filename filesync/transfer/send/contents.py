@@ -110,6 +110,11 @@ class GrowingContents:
         self._decoded = decoded_of(nodes)
         self._segments: list[Contents] = []
         self._hint = 0
+        self._left_out = set[Digest]()
+
+    def leave_out(self, digest: Digest) -> None:
+        """Have nobody find a content any more."""
+        self._left_out.add(digest)
 
     def add(self, directories: Iterable[Listed]) -> None:
         """Add what came next; many directories at once, since each time costs each search."""
@@ -117,6 +122,8 @@ class GrowingContents:
 
     def find(self, digest: Digest) -> ListedFile | None:
         """Return a file that has this content, or None if none that came has it."""
+        if digest in self._left_out:
+            return None
         count = len(self._segments)
         for step in range(count):
             at = (self._hint + step) % count

@@ -52,6 +52,7 @@ class Fresh:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[bytes, Digest]] = deque()
         self._begun: list[Begun] = []
+        self._ended: dict[Digest, Digest] = {}
 
     def __bool__(self) -> bool:
         """Say whether there are directories to take."""
@@ -90,6 +91,16 @@ class Fresh:
             if is_worth:
                 self._begun.append(Begun(path, size, mtime_ns))
             return is_worth
+
+    def end(self, size: int, mtime_ns: int, digest: Digest) -> None:
+        """Take note of what a file that was begun holds.
+
+        One that is like another is offered no more, unless one stand-in is of both: it will be a copy.
+        """
+        early = stand_in_of(size, mtime_ns)
+        with self._lock:
+            if self._ended.setdefault(digest, early) != early:
+                self.contents.leave_out(early)
 
     def take_begun(self) -> list[Begun]:
         """Return the files that were begun since the last time; they are offered by their stand-in from now on."""

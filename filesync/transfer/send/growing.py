@@ -7,11 +7,12 @@ tree away hands the directories on, in that order, and sends contents that need 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest
-from filesync.disk.scanning.watcher import Beside, Watcher
+from filesync.disk.scanning.watcher import Beside, Told, Watcher
 from filesync.manifest import Manifest, Nodes
 from filesync.transfer.send.contents import GrowingContents, Listed
 from filesync.transfer.send.fresh import Fresh
@@ -110,10 +111,12 @@ class GrowingTree(Watcher):
             self._noted_edits().directory_changed(path, old, tree)
         self.fresh.note(path, old, tree)
 
-    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> None:
+    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> Told | None:
         """Take note of a large file that is being read."""
-        if self.fresh.begin(path, size, mtime_ns):
-            self._on_done()
+        if not self.fresh.begin(path, size, mtime_ns):
+            return None
+        self._on_done()
+        return partial(self.fresh.end, size, mtime_ns)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""

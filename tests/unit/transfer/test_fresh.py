@@ -76,6 +76,29 @@ def test_a_large_file_that_is_read_is_offered_by_what_stands_for_its_digest() ->
     assert scanned.fresh.take_begun() == []
 
 
+def test_a_large_one_that_turns_out_to_be_like_another_is_offered_no_more() -> None:
+    scanned = Scanned()
+    for number in range(3):
+        scanned.fresh.begin(b"d/%d" % number, EARLY_BYTES, number)
+    scanned.fresh.take_begun()
+    for number, content in enumerate((b"one", b"one", b"other")):
+        scanned.fresh.end(EARLY_BYTES, number, digest_of(content))
+    found = [
+        scanned.fresh.contents.find(stand_in_of(EARLY_BYTES, number)) for number in range(3)
+    ]
+    assert [one is not None for one in found] == [True, False, True]
+
+
+def test_copies_with_the_same_time_are_offered_as_one() -> None:
+    scanned = Scanned()
+    for name in (b"a", b"b"):
+        scanned.fresh.begin(name, EARLY_BYTES, 5)
+    scanned.fresh.take_begun()
+    for _ in range(2):
+        scanned.fresh.end(EARLY_BYTES, 5, digest_of(b"one"))
+    assert scanned.fresh.contents.find(stand_in_of(EARLY_BYTES, 5)) is not None
+
+
 def test_of_many_large_ones_the_first_are_told_of_as_they_are_read_first() -> None:
     scanned = Scanned()
     for number in range(MOST_BEGUN + 1):
