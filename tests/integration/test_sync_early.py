@@ -130,6 +130,26 @@ def test_one_that_changes_while_it_is_read_comes_as_it_is_in_the_end(
 
 
 @either
+def test_of_one_that_grows_before_it_is_read_only_the_rest_comes_then(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/d/log", content)
+    rest()
+
+    def append(path: bytes) -> None:
+        if path == b"d/log":
+            await_partial(root, content)
+            with (root / "src/d/log").open("ab") as log:
+                log.write(b"a line")
+
+    reads(append)
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < 1.1 * SIZE
+
+
+@either
 def test_of_two_of_one_size_and_time_each_comes(way: Way, root: Path, reads: Reading) -> None:
     for name in ("one", "other"):
         write(root / "src/d" / name, os.urandom(SIZE))

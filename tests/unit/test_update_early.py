@@ -97,6 +97,24 @@ def test_a_tree_that_lies_about_its_size_is_not_believed(
     assert "a" not in os.listdir(root)
 
 
+def test_of_what_has_changed_since_it_came_only_the_rest_need_come(
+    update: ArrivingUpdate, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(partial, "EARLY_BYTES", 1)
+    early(update)
+    longer = DATA + b"one more line"
+    other, wanted = arrive(update, entry(b"a", DATA[::-1]), entry(b"file", longer))
+    assert (other.replaces, wanted.replaces > 0) == (0, True)
+    large = update.open_large(wanted)
+    large.copy(0, basis=0, basis_offset=0, length=len(DATA))
+    large.write(len(DATA), longer[len(DATA) :])
+    large.finish()
+    update.write_small([(other, DATA[::-1])])
+    update.finish()
+    assert (root / "file").read_bytes() == longer
+    assert sorted(os.listdir(root)) == ["a", "file"]
+
+
 def test_what_is_not_whole_when_the_update_ends_is_removed(
     update: ArrivingUpdate, root: Path
 ) -> None:

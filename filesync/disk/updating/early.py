@@ -22,7 +22,7 @@ class EarlyFile:
     """What a pull of one such file writes to; of an update that is prepared, and not finished."""
 
     def __init__(self, update: TreeUpdate, path: bytes, size: int, mtime_ns: int) -> None:
-        """Touch nothing yet. ``path`` is what people know the file by."""
+        """Touch nothing yet. ``path`` is where it is to be, if nothing happens to it."""
         self._update = update
         self._path = path
         self._entry = File(b"", 0o600, 0, 0, mtime_ns, size, stand_in_of(size, mtime_ns))
@@ -102,6 +102,6 @@ class _Early(LargeFile):
         """Have it be ready, whatever it holds."""
         try:
             with storing(self._path):
-                self._maker.set_ready(self._new, self._hash.digest())
+                self._maker.set_ready(self._new, self._hash.digest(), self._path)
         finally:
             self._close(keep=True)

@@ -95,7 +95,7 @@ class Incoming:
     def wanted_of(self, run: Run) -> Iterator[WantedFile]:
         """Yield what must be fetched of one directory."""
         pending, states = self._pending, self._files.states
-        has_bases = self._reusable.has_similar or self._partials.found
+        has_bases = self._reusable.has_similar or self._partials.found or self._partials.ready
         place, ticket, visit = run
         for old, entry in visit.changes:
             if type(entry) is not File:
@@ -284,6 +284,9 @@ class Incoming:
             where, size, digest, is_guess = found
             basis = (where, digest)
             guess = place.path if is_guess else None
+        if self._partials.ready:
+            with storing(place.path, entry.name):
+                self._partials.give_up_ready(below(place.path, entry.name), entry)
         if (left := self._partials.left_of(entry)) is not None:
             size += self._partials.found[left]
             guess = None  # what is left may be of use, whatever the old file is

@@ -46,13 +46,20 @@ class Partial(NamedTuple):
     extents: list[tuple[int, int]]
 
 
+class Ready(NamedTuple):
+    """One that came whole, open and locked, and the path that it came for."""
+
+    fd: int
+    path: bytes
+
+
 class Partials:
     """The partial files beside one work directory. For several threads at once.
 
     Attributes:
         fd: their directory; -1 as long as there is none.
         found: the bytes that each held when it was last let go of, by digest.
-        ready: descriptors of those that came whole before anybody knew their digests, locked, by digest.
+        ready: those that came whole before anybody knew their digests, by digest.
     """
 
     def __init__(self, parent: int) -> None:
@@ -61,7 +68,7 @@ class Partials:
         self._lock = threading.Lock()
         self.fd = -1
         self.found: dict[Digest, int] = {}
-        self.ready: dict[Digest, int] = {}
+        self.ready: dict[Digest, Ready] = {}
 
     def look(self) -> None:
         """Find what is there; call it once.
@@ -83,7 +90,7 @@ class Partials:
     def keep_only(self, wanted: Container[Digest]) -> None:
         """Remove those that are not wanted any more, here or by another update."""
         for digest in [digest for digest in self.ready if digest not in wanted]:
-            self.release(self.ready.pop(digest), digest, keep=False)
+            self.release(self.ready.pop(digest).fd, digest, keep=False)
         for digest in [digest for digest in self.found if digest not in wanted]:
             del self.found[digest]
             self._remove(partial_name(digest))
@@ -140,8 +147,8 @@ class Partials:
             os.close(fd)
         return None
 
-    def set_ready(self, partial: Partial, digest: Digest) -> None:
-        """Have what came whole, and turned out to have ``digest``, be found by that; its descriptor is ours now.
+    def set_ready(self, partial: Partial, digest: Digest, path: bytes) -> None:
+        """Have what came whole for ``path``, and has ``digest``, be found by that; its descriptor is ours now.
 
         Of several that turn out to be alike one stays, of which the others can be copies.
 
@@ -151,10 +158,31 @@ class Partials:
         name = partial_name(digest)
         with self._lock:  # closed meanwhile, they would never let go of it
             os.rename(partial.name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-            before = self.ready.pop(digest, -1)
-            self.ready[digest] = partial.fd
-        if before >= 0:
-            os.close(before)
+            before = self.ready.get(digest)
+            self.ready[digest] = Ready(partial.fd, path)
+        if before is not None:
+            os.close(before.fd)
+
+    def give_up_ready(self, path: bytes, file: File) -> None:
+        """Have what came whole for ``path`` be the partial file of ``file``, which is there in the end.
+
+        It has changed since, most likely a little, as logs do.
+
+        Raises:
+            OSError: this disk.
+        """
+        if file.size < EARLY_BYTES:
+            return
+        with self._lock:
+            came = [digest for digest, one in self.ready.items() if one.path == path]
+            if not came:
+                return
+            fd = self.ready.pop(came[0]).fd
+        names = partial_name(came[0]), partial_name(file.digest)
+        try:
+            os.rename(*names, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        finally:
+            self.release(fd, file.digest, keep=True)
 
     def release(self, fd: int, digest: Digest, *, keep: bool) -> None:
         """Close one that is not put in place.
@@ -176,7 +204,7 @@ class Partials:
         """Let go of the directory, for good; it stays if something is in it. Idempotent."""
         with self._lock:
             while self.ready:
-                os.close(self.ready.popitem()[1])
+                os.close(self.ready.popitem()[1].fd)
             if self.fd >= 0:
                 os.close(self.fd)
                 self.fd = -1

@@ -218,9 +218,9 @@ class Maker:
         self._partials.release(fd, entry.digest, keep=True)
         return None
 
-    def set_ready(self, new: "NewFile", digest: Digest) -> None:
-        """Have a file that was opened early, and has turned out to hold this, be there for ``take``."""
-        self._partials.set_ready(Partial(new.fd, new.name, []), digest)
+    def set_ready(self, new: "NewFile", digest: Digest, path: bytes) -> None:
+        """Have a file that was opened early for ``path``, and has turned out to hold this, be there for ``take``."""
+        self._partials.set_ready(Partial(new.fd, new.name, []), digest, path)
         new.fd = -1
 
     def take(self, place: Place, dirfd: int, entry: File) -> bool:
@@ -228,12 +228,12 @@ class Maker:
 
         False if there is none.
         """
-        fd = self._partials.ready.get(entry.digest, -1)
+        ready = self._partials.ready.get(entry.digest)
         # A tree that lies about the size is found out as if nothing had come.
-        if fd < 0 or os.fstat(fd).st_size != entry.size:
+        if ready is None or os.fstat(ready.fd).st_size != entry.size:
             return False
         del self._partials.ready[entry.digest]
-        new = NewFile(fd, partial_name(entry.digest), entry, [], is_partial=True)
+        new = NewFile(ready.fd, partial_name(entry.digest), entry, [], is_partial=True)
         try:
             self.place(new, place, dirfd)
         except BaseException:
