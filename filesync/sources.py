@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from filesync.digest import Digest
+from filesync.disk.entries import names_of
 from filesync.disk.handles import open_root
 from filesync.disk.removing import remove_tree
 from filesync.disk.statedir import boot_id
@@ -281,7 +282,7 @@ class SourcePool:
             self._execute("INSERT INTO boots VALUES (?)", (boot,))
         self._execute("UPDATE sources SET state = 'idle' WHERE state = 'sealed'")
         self._execute("DELETE FROM sources WHERE state != 'idle'")
-        there = set(os.listdir(self._trees_fd))
+        there = set(map(os.fsdecode, names_of(self._trees_fd)))
         self._forget(
             one.id for one in self.idle() if one.id not in there or one.tree not in self._nodes
         )

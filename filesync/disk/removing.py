@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from filesync.disk.entries import entries_of
 from filesync.disk.handles import DIRECTORY_FLAGS, open_root, shown
 from filesync.errors import StoreError
 
@@ -94,7 +95,7 @@ class _Level:
     def unlink_files(self) -> None:
         """Remove all but subdirectories, which are left in ``todo``."""
         self.todo = []
-        with os.scandir(self.fd) as entries:
+        with entries_of(self.fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
                 if entry.is_dir(follow_symlinks=False):

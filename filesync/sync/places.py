@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from filesync.disk.entries import entries_of
 from filesync.disk.handles import (
     DIRECTORY_FLAGS,
     DirectoryHandles,
@@ -95,7 +96,7 @@ class Place:
         """It is a directory with nothing in it whatever, and not only names that are none."""
         if self.is_of_files:
             return False
-        with os.scandir(self._fd) as found:
+        with entries_of(self._fd) as found:
             return next(found, None) is None
 
     @property
@@ -125,7 +126,7 @@ class Place:
         """Say whether it is all of a directory, with nothing in it that ``filter`` lets through."""
         if self.names is not None:
             return False
-        with os.scandir(self._fd) as found:
+        with entries_of(self._fd) as found:
             return all(
                 filter.excludes(os.fsencode(one.name), one.is_dir(follow_symlinks=False))
                 for one in found

@@ -4,6 +4,7 @@ import os
 import stat
 from typing import Protocol, Self
 
+from filesync.disk.entries import entries_of
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.updating.work import storing
 from filesync.errors import StoreError
@@ -56,7 +57,7 @@ class UnseenOnDisk:
             if isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
                 return False
             raise
-        with storing(path), os.scandir(fd) as found:
+        with storing(path), entries_of(fd) as found:
             return next(found, None) is not None
 
     def is_directory(self, path: bytes) -> bool:

@@ -6,6 +6,7 @@ import pytest
 
 from filesync.disk.content import PIECE_BYTES
 from filesync.disk.scanning.scan import scan
+from filesync.disk.updating import write
 from filesync.disk.updating.update import LocalTree, TreeUpdate
 from filesync.manifest import Manifest
 from tests.unit.counting_nodes import CountingNodes
@@ -201,8 +202,9 @@ def test_rotten_local_contents_are_wanted_instead(
 
 
 def test_who_paces_copies_is_told_of_each_piece_and_of_no_hole(
-    root: Path, source: Path
+    root: Path, source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(write, "_FICLONE", 0)  # some file systems would copy no bytes
     build(source, [MakeFile("large", b"x" * (3 * PIECE_BYTES + 5)), MakeFile("small", b"yz")])
     with (source / "sparse").open("wb") as sparse:
         sparse.write(b"1")

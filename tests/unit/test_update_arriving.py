@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 
 from filesync.digest import Digest
+from filesync.disk.entries import names_of
 from filesync.disk.removing import remove_path
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.watcher import Watcher
@@ -182,7 +183,7 @@ def folding(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def fold(path: str | bytes, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
         name = os.fsdecode(path).lower()
-        if dir_fd is not None and name in map(str.lower, os.listdir(dir_fd)):
+        if dir_fd is not None and name.encode() in map(bytes.lower, names_of(dir_fd)):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path)
         mkdir(path, mode, dir_fd=dir_fd)
 

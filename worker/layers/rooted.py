@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, NamedTuple, Self
 
+from filesync.disk.entries import names_of
 from filesync.disk.handles import NEW_FLAGS, DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.disk.scanning.readfile import is_kept
@@ -186,8 +187,7 @@ class Rooted:
         todo = [directory]
         while todo:
             at = todo.pop()
-            for text in os.listdir(self._handles.open(at)):
-                name = os.fsencode(text)
+            for name in names_of(self._handles.open(at)):
                 if below(at, name) not in self._own:
                     self._clear(self._open_to_change(at), at, name)
                 elif self._is_directory(self._handles.open(at), name):

@@ -8,6 +8,7 @@ from typing import Final
 import msgspec
 
 from filesync.digest import Digest
+from filesync.disk.entries import names_of
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.disk.reserved import is_reserved
 from filesync.disk.scanning.listing import MAX_TIME_NS, fitting
@@ -97,8 +98,7 @@ class _Reading:
             status = os.fstat(fd)
         opaque = _xattr(fd, _OPAQUE)
         found = _Found(path, fd, xattr_whiteouts=opaque == b"x")
-        for text in os.listdir(fd):
-            name = os.fsencode(text)
+        for name in names_of(fd):
             if path or not is_reserved(name):  # no part of a tree, as in a scan
                 self._name(found, name)
         header = Directory(

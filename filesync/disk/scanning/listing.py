@@ -12,6 +12,7 @@ from typing import Final, NamedTuple, Protocol, cast
 import msgspec
 
 from filesync.digest import digest_of
+from filesync.disk.entries import entries_of
 from filesync.disk.scanning.statcache import COARSE_SLACK_NS
 from filesync.manifest import Directory, Xattrs
 from filesync.manifest.node import folded, is_name
@@ -72,7 +73,7 @@ def names_in(fd: int) -> Iterator[tuple[bytes, Item]]:
     The entries stat through ``fd``: it must be open while they are asked. Keep none of them: an
     entry that was asked holds half a kilobyte.
     """
-    with os.scandir(fd) as found:
+    with entries_of(fd) as found:
         while items := list(islice(found, _BATCH_NAMES)):
             # Many names at once: os.fsencode of each takes as long as the listing itself.
             names = "/".join([item.name for item in items]).encode(*_ENCODING).split(b"/")

@@ -8,6 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from contextlib import suppress
 from typing import Final
 
+from filesync.disk.entries import entries_of, names_of
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import WORK_PREFIX, is_reserved, is_work
@@ -57,7 +58,7 @@ def sweep(root: int, refusals: Refusals) -> set[bytes]:
         StoreError, OSError: one cannot be removed, and that is no refusal.
     """
     swept: set[bytes] = set()
-    with os.scandir(root) as entries:
+    with entries_of(root) as entries:
         names = [one.name for one in entries if one.name.startswith(os.fsdecode(WORK_PREFIX))]
     for name in map(os.fsencode, names):
         if is_work(name):
@@ -91,7 +92,7 @@ def _notes(root: int, name: bytes) -> Iterator[bytes]:
     except OSError:
         return
     try:
-        for note in map(os.fsencode, os.listdir(fd)):
+        for note in names_of(fd):
             if note.startswith(NOTE_PREFIX):
                 with suppress(OSError):  # not a link
                     yield os.readlink(note, dir_fd=fd)
@@ -425,7 +426,7 @@ def _make_directory(dirfd: int, name: bytes) -> None:
         os.mkdir(name, _WRITABLE, dir_fd=dirfd)
     except FileExistsError:
         # Where case makes no difference, another name may be the one in the way: that stays.
-        if name not in map(os.fsencode, os.listdir(dirfd)):
+        if name not in names_of(dirfd):
             raise
         if stat.S_ISDIR(os.stat(name, dir_fd=dirfd, follow_symlinks=False).st_mode):
             raise

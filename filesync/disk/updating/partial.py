@@ -16,6 +16,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.entries import names_of
 from filesync.disk.handles import DIRECTORY_FLAGS, READ_FLAGS
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import PARTIAL_NAME
@@ -79,11 +80,11 @@ class Partials:
             StoreError, OSError: what stands in the way cannot be removed.
         """
         self.fd = self._open()
-        for name in os.listdir(self.fd) if self.fd >= 0 else ():
-            digest = _digest_of(name)
+        for name in names_of(self.fd) if self.fd >= 0 else ():
+            digest = _digest_of(os.fsdecode(name))
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
             if digest is None or not _is_ours(status):
-                self._remove(os.fsencode(name))
+                self._remove(name)
             else:
                 self.found[digest] = status.st_blocks * 512
 

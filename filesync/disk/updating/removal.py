@@ -6,6 +6,7 @@ import stat
 from collections.abc import Callable
 from typing import NamedTuple, Self
 
+from filesync.disk.entries import entries_of
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles
 from filesync.disk.removing import MAX_REFILLED, mount_of, open_up
 from filesync.disk.updating.visits import below
@@ -114,7 +115,7 @@ class Remover:
                 self._refused(level.path, exc.__cause__)
                 self._stays[-1] = True
             return
-        with os.scandir(fd) as entries:
+        with entries_of(fd) as entries:
             for entry in entries:
                 name = os.fsencode(entry.name)
                 if entry.is_dir(follow_symlinks=False):
