@@ -1172,10 +1172,10 @@ def test_progress_on_a_terminal_is_what_has_come_and_no_total_that_nobody_knows(
     bench: Bench,
 ) -> None:
     make(bench.root / "file", bytes(3 << 20))
-    with (bench.root / "file").open() as file, (bench.root / "clone").open("w") as clone:
-        with suppress(OSError):
-            fcntl.ioctl(clone, FICLONE, file.fileno())
-            pytest.skip("no bytes are copied here that could be counted")
+    file, clone = bench.root / "file", bench.root / "clone"
+    with suppress(OSError), file.open() as old, clone.open("w") as new:
+        fcntl.ioctl(new, FICLONE, old.fileno())
+        pytest.skip("no bytes are copied here that could be counted")
     ours, theirs = os.openpty()
     command = [*COMMAND, "sync", "--progress", "--bwlimit=2M", "file", "dst/"]
     env = bench.env | {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": "80"}
