@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from msgspec.structs import replace
 
 from filesync.digest import Digest
 from filesync.manifest.growth import Expansion, Known, grow
+from filesync.manifest.leaving import Leaf, One, leaving
 from filesync.manifest.node import (
     Directory,
     Entry,
@@ -19,8 +20,6 @@ from filesync.manifest.node import (
 )
 from filesync.manifest.tree import Manifest, Nodes
 
-Leaf = File | Symlink | Special
-One = TypeVar("One", bound=Leaf | Directory)
 MAX_GROUPS: Final = 4096
 """Bound on those of one writer; whoever is in more gives files none of the others."""
 OTHERS: Final = 0xFFFFFFFF
@@ -113,36 +112,16 @@ def as_left(
 ) -> Manifest:
     """Return ``basis`` with those owners that ``top`` has and a writer will not set: those differ no more.
 
-    These are the users, and the groups of what is of ``OTHERS`` in ``top``. What is not in ``top``
-    stays as it is. ``nodes`` has both, and gets what is new. The one name in ``top`` is called
-    ``rename`` in ``basis``, if that is said.
+    These are the users, and the groups of what is of ``OTHERS`` in ``top``. For the rest see ``leaving``.
     """
-
-    def expand(pair: tuple[Digest, Digest]) -> Expansion[tuple[Digest, Digest]]:
-        directory, wanted = basis.directory(pair[0]), top.directory(pair[1])
-        by_name = {rename or entry.name: entry for entry in wanted.entries}
-        children: list[tuple[bytes, tuple[Digest, Digest]]] = []
-        entries: list[Entry] = []
-        for entry in directory.entries:
-            other = by_name.get(entry.name)
-            if isinstance(entry, Subdirectory):
-                if isinstance(other, Subdirectory) and other.tree != entry.tree:
-                    children.append((entry.name, (entry.tree, other.tree)))
-                else:
-                    entries.append(entry)
-            elif other is None or isinstance(other, Subdirectory):
-                entries.append(entry)
-            else:
-                entries.append(_with_owner(entry, *_left(entry, other)))
-        return Expansion(_header(directory, *_left(directory, wanted)), entries, children)
-
-    if basis.tree == top.tree:
-        return basis
-    return Manifest(grow(nodes, (basis.tree, top.tree), expand), nodes)
+    return leaving(basis, top, nodes, _left, rename=rename)
 
 
-def _left(has: Leaf | Directory, wanted: Leaf | Directory) -> tuple[int, int]:
-    return wanted.uid, OTHERS if wanted.gid == OTHERS else has.gid
+def _left(has: One, wanted: Leaf | Directory) -> One:
+    gid = OTHERS if wanted.gid == OTHERS else has.gid
+    if (wanted.uid, gid) == (has.uid, has.gid):
+        return has
+    return replace(has, uid=wanted.uid, gid=gid)
 
 
 def _header(directory: Directory, uid: int, gid: int) -> Directory:

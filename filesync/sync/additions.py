@@ -24,7 +24,8 @@ from filesync.manifest import (
     Summary,
     subdirectories,
 )
-from filesync.manifest.owner import Leaf, One, Writer
+from filesync.manifest.leaving import Leaf, One
+from filesync.manifest.owner import Writer
 from filesync.manifest.patch import Change, patch
 from filesync.transfer.send.contents import Contents, Listed, directories_of
 

@@ -29,6 +29,7 @@ from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, Named, note_proved, scan_place
 from filesync.sync.target import Target
+from filesync.sync.ticks import as_kept
 from filesync.sync.unseen import UnseenOnDisk
 from filesync.sync.unwritable import around_unwritable
 
@@ -379,6 +380,8 @@ def plan_target(
     rename = None if target is None else target.rename
     if this_writer() is not None:
         basis = as_left(basis, top, nodes, rename=rename)
+    if target is not None and basis.tree != top.tree:
+        basis = as_kept(basis, top, nodes, target.place.tick_ns, rename=rename)
     if target is None:
         return make_plan(basis, top, nodes, names=part.names, trees=part.trees, removal=removal)
     with UnseenOnDisk(target.place, unseen) as left_out:

@@ -19,6 +19,7 @@ from filesync.disk.handles import (
 from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
+from filesync.sync.ticks import tick_of
 
 _ABOVE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -113,6 +114,11 @@ class Place:
     def identity(self) -> Identity:
         """The directory's."""
         return _identity(self._fd)
+
+    @property
+    def tick_ns(self) -> int:
+        """What the times of files in it are multiples of."""
+        return tick_of(self._fd)
 
     def is_in(self, directory: Identity) -> bool:
         """Say whether it is below ``directory``, or is that; not where it cannot be told."""

@@ -331,6 +331,7 @@ class Giving:
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.remote.unseen import UnseenThere
         from filesync.sync.saying.noting import note_plan
+        from filesync.sync.ticks import as_kept
 
         await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
         part, options = self._parts[at], self._options
@@ -340,6 +341,9 @@ class Giving:
         basis = self._planned.basis(part, Manifest(tree, self._nodes))
         if self._trees.writer is not None:
             basis = await in_thread(as_left, basis, top, self._nodes, rename=prepared.rename)
+        basis = await in_thread(
+            as_kept, basis, top, self._nodes, prepared.tick_ns, rename=prepared.rename
+        )
         unseen = UnseenThere(peer.channel, prepared.token, unseen_filter(part, options))
         make = partial(
             make_plan,

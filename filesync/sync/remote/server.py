@@ -34,6 +34,7 @@ from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.remote.waiting import Waiting
 from filesync.sync.source import find_sources
 from filesync.sync.target import NotMade, Target, find_target
+from filesync.sync.ticks import FINE_NS
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.copies import Copies
@@ -208,6 +209,7 @@ class TreeServer:
             new_owner=new_owner,
             group=writer and os.getegid(),
             takes_additions=held.takes_additions,
+            tick_ns=FINE_NS if place is None else place.tick_ns,
         )
 
     async def _find_target(

@@ -60,6 +60,7 @@ from filesync.sync.remote.fields import (
     Reasons,
     Rules,
     Signatures,
+    Tick,
     Writer,
 )
 from filesync.transfer.wire import Codec, Key, Token
@@ -154,10 +155,10 @@ class Prepared(_Message, frozen=True, tag="prepared"):
         writer: who writes there, where that user cannot give files away, and the groups he is in.
         scanned: what is there, if that was asked for and it is not empty.
         refused: why it cannot be made; then nothing is prepared. Only to who goes on.
-        new_owner: whom the names that were asked for are here, by number. None from a server that
-            does not know how: what is given to it would belong to others.
+        new_owner: whom the names that were asked for are here, by number; None if they were not looked up.
         group: what is given of a group that the ``writer`` is not in has mostly got this one.
         takes_additions: ``Add`` may be said, as something is there.
+        tick_ns: what times are multiples of there; see ``as_kept``.
     """
 
     token: Token
@@ -170,6 +171,7 @@ class Prepared(_Message, frozen=True, tag="prepared"):
     new_owner: NewOwner | None = None
     group: Id | None = None
     takes_additions: bool = False
+    tick_ns: Tick = 1
 
 
 class Scan(_Message, frozen=True, tag="scan"):

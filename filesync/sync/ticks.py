@@ -1,0 +1,69 @@
+"""Times as file systems keep them that have coarser ones than nanoseconds.
+
+What was given to one has other times there than it was given with, and would be given them at each sync.
+"""
+
+import os
+from collections.abc import Iterable
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from msgspec.structs import replace
+
+from filesync.manifest import Directory, Manifest, Nodes
+from filesync.manifest.leaving import Leaf, One, leaving
+
+FINE_NS: Final = 1
+_MOUNTS: Final = Path("/proc/self/mountinfo")
+_TICKS_NS: Final = {
+    b"vfat": 2_000_000_000,
+    b"msdos": 2_000_000_000,
+    b"ext2": 1_000_000_000,
+    b"ext3": 1_000_000_000,
+    b"hfsplus": 1_000_000_000,
+    b"fuse.sshfs": 1_000_000_000,
+    b"exfat": 10_000_000,
+    b"cifs": 100,
+    b"fuse": 100,
+    b"fuseblk": 100,  # as ntfs-3g is called, of a file or of a disk
+    b"ntfs": 100,
+    b"ntfs3": 100,
+    b"smb3": 100,
+}
+"""What the times of files are multiples of, by the kernel's name of the file system; the rest is dropped."""
+
+
+def tick_of(fd: int) -> int:
+    """Return what the times of files where the directory ``fd`` is are multiples of, in nanoseconds."""
+    try:
+        device = os.fstat(fd).st_dev
+        return tick_in(_MOUNTS.read_bytes().splitlines(), device)
+    except OSError:  # no /proc
+        return FINE_NS
+
+
+def tick_in(mounts: Iterable[bytes], device: int) -> int:
+    """Return the same by the lines of ``mountinfo`` (proc(5)); FINE_NS for what is not among them."""
+    number = b"%d:%d" % (os.major(device), os.minor(device))
+    for line in mounts:
+        words = line.split(b" ")
+        if words[2] == number:
+            return _TICKS_NS.get(words[words.index(b"-", 6) + 1], FINE_NS)
+    return FINE_NS
+
+
+def as_kept(
+    basis: Manifest, top: Manifest, nodes: Nodes, tick_ns: int, *, rename: bytes | None = None
+) -> Manifest:
+    """Return ``basis`` with those times of ``top`` that it has as well as it can; see ``leaving``."""
+    if tick_ns == FINE_NS:
+        return basis
+    return leaving(basis, top, nodes, partial(_kept, tick_ns), rename=rename)
+
+
+def _kept(tick_ns: int, has: One, wanted: Leaf | Directory) -> One:
+    wanted_ns = wanted.mtime_ns
+    if has.mtime_ns == wanted_ns or has.mtime_ns != wanted_ns - wanted_ns % tick_ns:
+        return has
+    return replace(has, mtime_ns=wanted_ns)
