@@ -52,15 +52,17 @@ def test_results_are_there_after_a_crash_that_came_some_time_later(
             real()
             loop.call_soon_threadsafe(done.set)
 
-        monkeypatch.setattr(store, "flush", flush)
-        flushing = asyncio.create_task(process._keep_flushed(store))
-        await asyncio.wait_for(done.wait(), 20)
-        flushing.cancel()
-        await asyncio.wait({flushing})
+        with monkeypatch.context() as told:
+            told.setattr(store, "flush", flush)
+            flushing = asyncio.create_task(process._keep_flushed(store))
+            await asyncio.wait_for(done.wait(), 20)
+            flushing.cancel()
+            await asyncio.wait({flushing})
 
     asyncio.run(flushed())
     made(store, "second", first)
     assert refs_after_a_boot(tmp_path, monkeypatch) == {first}
+    store.close()
 
 
 def test_a_disk_that_cannot_be_flushed_is_told_of_and_closed_all_the_same(

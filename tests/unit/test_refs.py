@@ -1,5 +1,6 @@
 """Which ref is which snapshot: what a worker knows again when it starts."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -159,7 +160,9 @@ def test_a_use_is_written_down_once_in_a_while_only(opened: Opened) -> None:
     assert opened().used_s(one) == 100.0
 
 
-def test_a_damaged_row_is_told_with_what_to_do(tmp_path: Path, opened: Opened) -> None:
+def test_a_damaged_row_is_told_with_what_to_do_and_the_file_is_closed(
+    tmp_path: Path, opened: Opened
+) -> None:
     import sqlite3
 
     opened().add(info("a"), "1")
@@ -167,5 +170,8 @@ def test_a_damaged_row_is_told_with_what_to_do(tmp_path: Path, opened: Opened) -
     with sqlite3.connect(tmp_path / "refs.db") as db:
         db.execute("UPDATE refs SET info = x'c1'")
     db.close()
-    with pytest.raises(StoreError, match="cannot be used"):
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(StoreError, match="cannot be used") as caught:
         opened()
+    assert len(os.listdir("/proc/self/fd")) == before
+    del caught  # by it the store lives until here

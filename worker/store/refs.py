@@ -74,10 +74,14 @@ class RefStore:
         self._lock = threading.Lock()
         with self._using():
             self._db = open_database(path, schema=_SCHEMA, version=SCHEMA_VERSION)
-            self._db.execute(_USES)
-            rows = self._db.execute("SELECT snapshot, info FROM refs").fetchall()
-            used = self._db.execute("SELECT ref, used_s FROM uses").fetchall()
-            decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
+            try:
+                self._db.execute(_USES)
+                rows = self._db.execute("SELECT snapshot, info FROM refs").fetchall()
+                used = self._db.execute("SELECT ref, used_s FROM uses").fetchall()
+                decoded = [HeldRef(_decoder.decode(info), snapshot) for snapshot, info in rows]
+            except BaseException:
+                self._db.close()
+                raise
         self._held = {held.info.ref: held for held in decoded}
         self._used_s: dict[Digest, float] = dict(used)
         self._written_s = dict(self._used_s)
