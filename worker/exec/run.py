@@ -44,6 +44,7 @@ STDOUT: Final = 1
 STDERR: Final = 2
 MAX_LOG_BYTES: Final = 64 << 10
 
+_decoder: Final = json.JSONDecoder()
 _NOT_FOUND: Final = ("executable file", "open executable", "exec: ", "exec format error")
 
 
@@ -196,17 +197,24 @@ def _raise_runtime_error(spec: ContainerSpec, path: Path) -> None:
 
 
 def _errors_in(path: Path) -> Iterator[str]:
-    """Yield the error messages of the log: JSON lines of the runtime, text of the launcher."""
+    """Yield the error messages of the log: JSON of the runtime, lines of text of the launcher.
+
+    crun 1.28 writes an object over several lines, and earlier ones, as runc does, in one.
+    """
     try:
         with path.open("rb") as file:
-            lines = file.read(MAX_LOG_BYTES).decode(errors="replace").splitlines()
+            text = file.read(MAX_LOG_BYTES).decode(errors="replace")
     except FileNotFoundError:
         return
-    for line in lines:
+    while text := text.lstrip():
         try:
-            record = json.loads(line)
+            record, end = _decoder.raw_decode(text) if text[0] == "{" else (None, 0)
         except ValueError:
+            record, end = None, 0
+        if record is None:
+            line, _, text = text.partition("\n")
             yield line
             continue
-        if isinstance(record, dict) and record.get("level") in ("error", "fatal"):
-            yield str(record.get("msg", line))
+        if record.get("level") in ("error", "fatal"):
+            yield str(record.get("msg", text[:end]))
+        text = text[end:]
