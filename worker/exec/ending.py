@@ -142,7 +142,8 @@ async def _drain(process: Process) -> None:
 
 async def _containers(runtime: Runtime) -> list[str]:
     # crun and runc have a directory for each; to ask them takes a tenth of a worker's start.
-    if not runtime.run_root.is_dir() or not any(runtime.run_root.iterdir()):
+    # What crun keeps there for itself, as 1.28 does, is hidden.
+    if not any(runtime.run_root.glob("[!.]*")):
         return []
     process = await asyncio.create_subprocess_exec(
         *command_line(runtime.words("list", "--quiet")),
