@@ -45,7 +45,13 @@ STDERR: Final = 2
 MAX_LOG_BYTES: Final = 64 << 10
 
 _decoder: Final = json.JSONDecoder()
-_NOT_FOUND: Final = ("executable file", "open executable", "exec: ", "exec format error")
+_NOT_FOUND: Final = (
+    "executable file",
+    "open executable",
+    "is not executable",
+    "exec: ",
+    "exec format error",
+)
 
 
 async def run_exec(
