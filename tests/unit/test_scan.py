@@ -15,7 +15,7 @@ from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.removing import remove_tree
-from filesync.disk.scanning import readfile, reading, statcache
+from filesync.disk.scanning import readfile, reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.listing import Item, names_in, recent, these_in
 from filesync.disk.scanning.readfile import is_kept
@@ -467,10 +467,7 @@ def test_a_cache_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("old_is_safe")
-def test_a_cache_that_another_process_keeps_locked_is_not_used(
-    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(statcache, "_LOCKED_S", 0.1)
+def test_a_cache_that_another_process_locks_is_not_used(tree: Tree, tmp_path: Path) -> None:
     (tree.root / "f").touch()
     path = tmp_path / "stat.db"
     with StatCache(path) as cache:

@@ -45,8 +45,6 @@ COARSE_SLACK_NS: Final = 2_100_000_000
 """For stamps in whole seconds; FAT's are two apart."""
 NOT_NOTED: Final = (0, 0, 0)
 """The stamps of a file of which nothing is known."""
-_LOCKED_S: Final = 5.0
-"""Many scans of one root, by clients that come at once, write in turns; who gives up reads all files again."""
 _BATCH_ROWS: Final = 500
 _BATCH_BYTES: Final = 4 << 20
 _AHEAD_ROWS: Final = 128
@@ -350,7 +348,7 @@ class StatCache:
             self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._path, timeout=_LOCKED_S, check_same_thread=False)
+        db = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
         try:
             if _version(db) != VERSION:
                 _make(db)
