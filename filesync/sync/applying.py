@@ -29,7 +29,7 @@ from filesync.sync.saying.noting import note_plan
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, Named, note_proved, scan_place
 from filesync.sync.target import Target
-from filesync.sync.ticks import as_kept
+from filesync.sync.ticks import FINE_NS, as_kept
 from filesync.sync.unseen import UnseenOnDisk
 from filesync.sync.unwritable import around_unwritable
 
@@ -363,6 +363,24 @@ def plan_part(
     return plan
 
 
+def as_it_stays(
+    basis: Manifest,
+    top: Manifest,
+    nodes: Nodes,
+    *,
+    gives_away: bool,
+    tick_ns: int,
+    rename: bytes | None,
+) -> Manifest:
+    """Return ``basis`` with what of ``top`` nobody will set there: that differs no more.
+
+    These are owners, unless who writes ``gives_away`` files, and what is lost of times in steps of ``tick_ns``.
+    """
+    if not gives_away:
+        basis = as_left(basis, top, nodes, rename=rename)
+    return as_kept(basis, top, nodes, tick_ns, rename=rename)
+
+
 def plan_target(
     target: Target | None,
     part: Part,
@@ -378,10 +396,11 @@ def plan_target(
     Blocks. ``unseen`` is what the scan of the basis left out.
     """
     rename = None if target is None else target.rename
-    if this_writer() is not None:
-        basis = as_left(basis, top, nodes, rename=rename)
-    if target is not None and basis.tree != top.tree:
-        basis = as_kept(basis, top, nodes, target.place.tick_ns, rename=rename)
+    tick_ns = FINE_NS if target is None or basis.tree == top.tree else target.place.tick_ns
+    gives_away = this_writer() is None
+    basis = as_it_stays(
+        basis, top, nodes, gives_away=gives_away, tick_ns=tick_ns, rename=rename
+    )
     if target is None:
         return make_plan(basis, top, nodes, names=part.names, trees=part.trees, removal=removal)
     with UnseenOnDisk(target.place, unseen) as left_out:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import stat
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -115,7 +116,7 @@ class Place:
         """The directory's."""
         return _identity(self._fd)
 
-    @property
+    @cached_property
     def tick_ns(self) -> int:
         """What the times of files in it are multiples of."""
         return tick_of(self._fd)

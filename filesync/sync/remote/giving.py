@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from filesync.digest import Digest
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
-from filesync.manifest.owner import Writer, as_left
+from filesync.manifest.owner import Writer
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
 from filesync.sync.options import OnProgress, Options
@@ -326,12 +326,11 @@ class Giving:
         removal: Removal | None,
     ) -> None:
         """Work out what the server will do, from the nodes of ``tree``, which it has; tell of that."""
-        from filesync.sync.applying import unseen_filter
+        from filesync.sync.applying import as_it_stays, unseen_filter
         from filesync.sync.plan import make_plan
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.remote.unseen import UnseenThere
         from filesync.sync.saying.noting import note_plan
-        from filesync.sync.ticks import as_kept
 
         await fetch_nodes(peer.channel, prepared.token, tree, self._nodes, basis=top.tree)
         part, options = self._parts[at], self._options
@@ -339,11 +338,13 @@ class Giving:
         if prepared.rename is not None:
             names = frozenset((prepared.rename,))
         basis = self._planned.basis(part, Manifest(tree, self._nodes))
-        if self._trees.writer is not None:
-            basis = await in_thread(as_left, basis, top, self._nodes, rename=prepared.rename)
-        basis = await in_thread(
-            as_kept, basis, top, self._nodes, prepared.tick_ns, rename=prepared.rename
+        stays = partial(
+            as_it_stays,
+            gives_away=self._trees.writer is None,
+            tick_ns=prepared.tick_ns,
+            rename=prepared.rename,
         )
+        basis = await in_thread(stays, basis, top, self._nodes)
         unseen = UnseenThere(peer.channel, prepared.token, unseen_filter(part, options))
         make = partial(
             make_plan,

@@ -125,9 +125,7 @@ class Held:
 
     def identity(self) -> Identity | None:
         """Return the directory's, where it is all of one."""
-        if self.place is None or self.place.is_of_files:
-            return None
-        return self.place.identity
+        return None if self.place is None or self.place.is_of_files else self.directory
 
     @property
     def directory(self) -> Identity | None:
