@@ -33,6 +33,7 @@ from filesync.transfer.wire import (
     Want,
     decode,
 )
+from tests.unit.transfer.sending import sending
 
 End = Callable[[Outgoing, Channel, Offer], None]
 
@@ -122,29 +123,19 @@ def test_a_frame_that_is_wanted_after_an_ask_waits_for_its_bytes_as_any_other() 
     source = _Coming()
 
     async def main() -> None:
-        context = zmq.asyncio.Context()
-        peer, own = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-        try:
-            peer.bind("inproc://peer")
-            own.connect("inproc://peer")
-            with ThreadPoolExecutor(1) as pool:
-                channel = Channel(own, (), Counters(), name="peer")
-                tasks: list[asyncio.Task[None]] = []
-                outgoing = Outgoing(pool, lambda work: tasks.append(asyncio.create_task(work)))
-                token = bytes(16)
-                outgoing.offer_coming(EMPTY, source, source.come, token, flow=Flow())
-                outgoing.take(channel, Open(7, token, EMPTY, Compress.NONE), b"")
-                items = ((EMPTY, 0, 1, Level.CHUNKS),)
-                outgoing.take(channel, AskRecipes(7, 1, items), b"")
-                outgoing.take(channel, Want(7, ((EMPTY, 0, 1),)), b"")
-                while True:
-                    message, _ = decode(await asyncio.wait_for(peer.recv_multipart(), 10))
-                    if isinstance(message, Frame):
-                        break
-                outgoing.take(channel, Close(7), b"")
-                await asyncio.wait(tasks, timeout=10)
-        finally:
-            context.destroy(linger=0)
+        async with sending() as (peer, channel, outgoing, tasks):
+            token = bytes(16)
+            outgoing.offer_coming(EMPTY, source, source.come, token, flow=Flow())
+            outgoing.take(channel, Open(7, token, EMPTY, Compress.NONE), b"")
+            items = ((EMPTY, 0, 1, Level.CHUNKS),)
+            outgoing.take(channel, AskRecipes(7, 1, items), b"")
+            outgoing.take(channel, Want(7, ((EMPTY, 0, 1),)), b"")
+            while True:
+                message, _ = decode(await asyncio.wait_for(peer.recv_multipart(), 10))
+                if isinstance(message, Frame):
+                    break
+            outgoing.take(channel, Close(7), b"")
+            await asyncio.wait(tasks, timeout=10)
 
     asyncio.run(main())
     assert source.asked == ["come", "read"]

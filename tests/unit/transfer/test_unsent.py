@@ -2,21 +2,16 @@
 
 import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
-import zmq
-import zmq.asyncio
 
 from filesync.digest import EMPTY
-from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.send import outgoing_zmq
-from filesync.transfer.send.outgoing_zmq import Outgoing
 from filesync.transfer.send.unsent import Share, Unsent
-from filesync.transfer.stats import Counters
 from filesync.transfer.wire import DeltaItem, Frame, Open, Range, RecipeItem, Want, decode
+from tests.unit.transfer.sending import sending
 
 MIB = 1 << 20
 
@@ -127,30 +122,20 @@ def test_of_many_sessions_that_nobody_reads_each_has_one_frame_in_memory_and_all
         pass
 
     async def main() -> tuple[int, int]:
-        context = zmq.asyncio.Context()
-        peer, own = context.socket(zmq.PAIR), context.socket(zmq.PAIR)
-        try:
-            peer.bind("inproc://peer")
-            own.connect("inproc://peer")
-            with ThreadPoolExecutor(2) as pool:
-                channel = Channel(own, (), Counters(), name="peer")
-                tasks: list[asyncio.Task[None]] = []
-                outgoing = Outgoing(pool, lambda work: tasks.append(asyncio.create_task(work)))
-                outgoing.offer_coming(EMPTY, source, come, bytes(16), flow=Flow())
-                for session in range(1, sessions + 1):
-                    outgoing.take(channel, Open(session, bytes(16), EMPTY, Compress.NONE), b"")
-                    wanted = tuple((EMPTY, at * MIB, MIB) for at in range(frames))
-                    outgoing.take(channel, Want(session, wanted), b"")
-                await asyncio.sleep(0.5)
-                unread = source.reads
-                came = 0
-                while came < sessions * frames:
-                    message, _ = decode(await asyncio.wait_for(peer.recv_multipart(), 10))
-                    came += isinstance(message, Frame)
-                outgoing.close()
-                await asyncio.wait(tasks, timeout=10)
-        finally:
-            context.destroy(linger=0)
+        async with sending(threads=2) as (peer, channel, outgoing, tasks):
+            outgoing.offer_coming(EMPTY, source, come, bytes(16), flow=Flow())
+            for session in range(1, sessions + 1):
+                outgoing.take(channel, Open(session, bytes(16), EMPTY, Compress.NONE), b"")
+                wanted = tuple((EMPTY, at * MIB, MIB) for at in range(frames))
+                outgoing.take(channel, Want(session, wanted), b"")
+            await asyncio.sleep(0.5)
+            unread = source.reads
+            came = 0
+            while came < sessions * frames:
+                message, _ = decode(await asyncio.wait_for(peer.recv_multipart(), 10))
+                came += isinstance(message, Frame)
+            outgoing.close()
+            await asyncio.wait(tasks, timeout=10)
         return unread, came
 
     unread, came = asyncio.run(main())
