@@ -157,14 +157,16 @@ class DataPlane:
         self._outgoing.close()
         for task in self._running:
             task.cancel()
-        # Not with the block's own exception: the group would wrap it.
-        await self._tasks.__aexit__(None, None, None)
-        self._links.close()
-        if self._listener is not None:
-            self._listener.close(Unavailable(_CLOSED))
-        self._sending.shutdown(wait=True, cancel_futures=True)
-        self._receiving.shutdown(wait=True, cancel_futures=True)
-        self._context.term()
+        try:
+            # Not with the block's own exception: the group would wrap it.
+            await self._tasks.__aexit__(None, None, None)
+        finally:  # whoever waits for this may have been cancelled meanwhile
+            self._links.close()
+            if self._listener is not None:
+                self._listener.close(Unavailable(_CLOSED))
+            self._sending.shutdown(wait=True, cancel_futures=True)
+            self._receiving.shutdown(wait=True, cancel_futures=True)
+            self._context.term()
 
     @property
     def address(self) -> str:

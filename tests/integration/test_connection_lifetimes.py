@@ -14,6 +14,7 @@ import zmq.asyncio
 from filesync.errors import Unavailable, UnexpectedMessage, UsageError
 from filesync.keys.files import KeyPair, make_key
 from filesync.transfer import wire
+from filesync.transfer.connection.calls_zmq import call
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.connection.curve_zmq import dial
 from filesync.transfer.connection.guard import REFUSAL_S
@@ -185,5 +186,39 @@ def test_what_one_who_is_gone_has_said_is_not_held_against_whom_comes_next() -> 
             await asyncio.sleep(REFUSAL_S + 1)
             with peer:
                 assert is_open(peer)
+
+    asyncio.run(main())
+
+
+def test_who_is_cancelled_while_a_plane_closes_leaves_nothing_open() -> None:
+    async def stubborn(_: Channel, body: bytes) -> tuple[bytes, bytes]:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(0.1)
+        return body, b""
+
+    async def main() -> None:
+        serving = DataPlane(LOOPBACK, answer=stubborn)
+        leave = asyncio.Event()
+
+        async def serve() -> None:
+            async with serving:
+                await leave.wait()
+
+        task = asyncio.create_task(serve())
+        await asyncio.sleep(0)
+        async with DataPlane() as plane:
+            channel = await plane.connect(serving.address)
+            asking = asyncio.create_task(call(channel, b"body"))
+            await asyncio.sleep(0.1)
+            leave.set()
+            await asyncio.sleep(0.02)
+            assert not task.done()
+            task.cancel()
+            await asyncio.wait({task, asking})
+        assert task.cancelled()
+        assert serving._context.closed
+        assert "filesync-guard" not in [thread.name for thread in threading.enumerate()]
 
     asyncio.run(main())
