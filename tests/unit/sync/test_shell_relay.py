@@ -25,7 +25,10 @@ class Carried:
     def say(self, size: int) -> bool:
         """Send so much every now and then, for twice as long as may be silent; say whether it ended."""
         for _ in range(20):
-            self.near.sendall(bytes(size))
+            try:
+                self.near.sendall(bytes(size))
+            except BrokenPipeError:  # it ends between the two
+                return self.is_over.wait(SILENT_S)
             if self.is_over.wait(SILENT_S / 10):
                 return True
         return False
