@@ -10,8 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Final, NamedTuple
 
-from filesync.digest import Digest
-from filesync.disk.updating.visits import depth_of, is_below
+from filesync.digest import EMPTY, Digest
+from filesync.disk.updating.similar import MAX_RATIO, Similar
+from filesync.disk.updating.visits import below, depth_of, is_below
+from filesync.early import EARLY_BYTES
 from filesync.manifest import (
     Directory,
     Entry,
@@ -97,6 +99,7 @@ class Additions:
         self._made: set[bytes] = set()
         self._most_made_bytes = MADE_BYTES
         self._known: Contents | None = None
+        self._large: _Large | None = None
         self._names: set[int] = set()
         self._at = lru_cache(_NEAR)(self._find)
 
@@ -129,6 +132,22 @@ class Additions:
         for tree in self._made_below(there.tree, set()):
             lower.write(tree, self.nodes.read(tree), self.nodes.summary(tree))
         return Manifest(there.tree, lower)
+
+    def may_come(self, path: bytes, size: int) -> bool:
+        """Say whether a large file may come of which only this is known: nothing there may become it. Blocks."""
+        above, _, name = path.rpartition(b"/")
+        there = self._basis.summary
+        if not name or there.entries > MOST_NAMES or depth_of(path) > MOST_DEEP:
+            return False
+        if is_below(path, self._shut) or not self._stands_free(above, name):
+            return False
+        if self._large is None:
+            self._large = _Large(self._basis)
+        return self._large.is_unlike(above, File(name, 0o600, 0, 0, 0, size, EMPTY))
+
+    def _stands_free(self, above: bytes, name: bytes) -> bool:
+        directory = self._at(above)
+        return self._is_free(above) if directory is None else directory.find(name) is None
 
     def _let_go(self) -> None:
         """Let go of the nodes that were made, and that ``top`` has no more.
@@ -250,3 +269,29 @@ class Additions:
         """Return the directory that the basis has at ``path``."""
         tree = self.older(path)
         return None if tree is None else self._basis.directory(tree)
+
+
+class _Large:
+    """The files of a tree that a large one may be an edit of, or one of them renamed."""
+
+    def __init__(self, tree: Manifest) -> None:
+        self._sizes: set[int] = set()
+        self._similar = Similar()
+        directories = [(b"", tree.root)]
+        while directories:
+            path, directory = directories.pop()
+            for entry in directory.entries:
+                if isinstance(entry, Subdirectory) and _is_like(entry.size):
+                    directories.append((below(path, entry.name), tree.directory(entry.tree)))
+                elif isinstance(entry, File) and _is_like(entry.size):
+                    self._sizes.add(entry.size)
+                    self._similar.note(path, entry)
+
+    def is_unlike(self, path: bytes, file: File) -> bool:
+        """Say whether a file that is new in ``path`` is like none of them, as far as size and name tell."""
+        return file.size not in self._sizes and self._similar.find(path, file) is None
+
+
+def _is_like(size: int) -> bool:
+    """Say whether an edit of so many bytes, or of one of so many together, may be large."""
+    return size * MAX_RATIO >= EARLY_BYTES

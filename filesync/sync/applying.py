@@ -101,6 +101,7 @@ class Update(_Noted):
             goes_on=goes_on,
             passes_over=passes_over,
             is_last=is_last,
+            partials=place.staging.partials if place.staging.is_open else None,
         )
 
     def content_at(self, path: bytes) -> Digest | None:

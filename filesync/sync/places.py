@@ -7,7 +7,7 @@ import stat
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from filesync.disk.entries import entries_of
 from filesync.disk.handles import (
@@ -21,6 +21,9 @@ from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
 from filesync.sync.ticks import tick_of
+
+if TYPE_CHECKING:
+    from filesync.disk.updating.staging import Staging
 
 _ABOVE: Final = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -125,6 +128,13 @@ class Place:
         """Say whether it is below ``directory``, or is that; not where it cannot be told."""
         return _is_in(os.dup(self._fd), directory)
 
+    @cached_property
+    def staging(self) -> "Staging":
+        """Where large files come before it is known what becomes of the directory; closed with the place."""
+        from filesync.disk.updating.staging import Staging
+
+        return Staging(self.root, self.label)
+
     def handles(self) -> DirectoryHandles:
         """Return what opens directories in it, for as long as the caller likes."""
         return DirectoryHandles(self._fd)
@@ -157,6 +167,8 @@ class Place:
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
+        if "staging" in self.__dict__:
+            self.staging.close()
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

@@ -32,12 +32,11 @@ def shadowing(parts: Parts, at: int) -> list[int]:
 
 
 def stands_alone(parts: Parts, at: int, *, delete: bool) -> bool:
-    """Say whether nobody has to know of a part before it goes to where nothing is.
+    """Say whether nobody has to know of a part before some of it comes to where nothing is.
 
-    It has all of a directory, no other part has names in that, and none has to spare what it brings.
+    No other part has names where it goes, and none has to spare what it brings.
     """
-    may_stand = not parts[at].is_of_files and not shadowing(parts, at)
-    return may_stand and (len(parts) == 1 or not delete)
+    return not shadowing(parts, at) and (len(parts) == 1 or not delete)
 
 
 def _may_meet(one: Part, other: Part) -> bool:

@@ -34,10 +34,14 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No file is too small."""
     for module in (
         "disk.updating.partial",
+        "sync.additions",
         "sync.remote.earlies",
         "transfer.send.fresh",
     ):
         monkeypatch.setattr(f"filesync.{module}.EARLY_BYTES", SIZE)
+    for module in ("giving", "taking"):
+        monkeypatch.setattr(f"filesync.sync.remote.{module}.ADD_AFTER_S", 0.001)
+    monkeypatch.setattr("filesync.sync.remote.telling.PACE_S", 0.001)
 
 
 Reading = Callable[[Callable[[bytes], None]], None]
@@ -88,9 +92,15 @@ def await_partial(root: Path, content: bytes) -> None:
         time.sleep(0.002)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
+@pytest.fixture(params=["empty", "not empty"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """The destination is empty, or is not."""
     write(tmp_path / "src/d/small", b"small")
+    if request.param == "not empty":
+        for name in ("src", "dest"):
+            write(tmp_path / name / "there", b"there")
+            os.utime(tmp_path / name / "there", ns=(9, 9))
+            os.utime(tmp_path / name, ns=(8, 8))
     rest()
     return tmp_path
 
@@ -268,3 +278,98 @@ def test_where_a_rate_is_to_be_kept_a_file_waits_for_its_digest(
     run(way, root, flow=Flow(bytes_per_s=100 * SIZE))
     assert seen == []
     assert tree_of(root / "dest") == tree_of(root / "src")
+
+
+@either
+@pytest.mark.parametrize("to", ["dest/large", "dest/renamed"])
+def test_one_that_is_named_alone_has_come_before_it_was_read(
+    way: Way, root: Path, reads: Reading, to: str
+) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    (root / "dest").mkdir(exist_ok=True)
+    mtime_ns = (root / "dest").stat().st_mtime_ns
+    rest()
+    reads(lambda path: await_partial(root, content) if path == b"large" else None)
+    options = Options(caches=root / "client")
+    stats = asyncio.run(way(root, options, names=["d/large"], to=to, caches=root / "server"))
+    assert (root / to).read_bytes() == content
+    assert (root / to).stat().st_mtime_ns == (root / "src/d/large").stat().st_mtime_ns
+    assert stats.wire_in + stats.wire_out < 1.5 * SIZE
+    assert (stats.files, stats.created) == (1, 1)
+    assert not partials(root)
+    assert (root / "dest").stat().st_mtime_ns > mtime_ns  # it has a name more
+
+
+@either
+def test_what_may_come_of_something_that_is_there_waits_for_its_digest(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    old = os.urandom(SIZE)
+    there = {"d/edited": old, "d/was": old[::-1], "d/dump-monday": old[1:]}
+    given = {
+        "d/edited": old[:-1] + b"e",
+        "d/is": old[::-1],
+        "d/dump-tuesday": old[1:] + b"more",
+    }
+    for name, content in there.items():
+        write(root / "dest" / name, content)
+    for name, content in given.items():
+        write(root / "src" / name, content)
+    rest()
+    seen: list[Path] = []
+
+    def look(_: bytes) -> None:
+        time.sleep(0.1)
+        seen.extend(partials(root))
+
+    reads(look)
+    stats = run(way, root)
+    assert seen == []
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < SIZE / 2
+
+
+@either
+def test_where_nothing_comes_of_it_in_the_end_the_times_of_the_place_stay(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    write(root / "dest/there", b"there")
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    os.utime(root / "dest", ns=(7, 7))
+    rest()
+
+    def give_up(path: bytes) -> None:
+        if path == b"d/large":
+            await_partial(root, content)
+            raise StoreError("the disk is gone")
+
+    reads(give_up)
+    with pytest.raises((StoreError, Unavailable)):
+        run(way, root)
+    assert partials(root)
+    assert (root / "dest").stat().st_mtime_ns == 7
+
+
+@either
+def test_what_has_come_and_is_gone_when_all_is_known_goes(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    for name in ("src", "dest"):
+        write(root / name / "there", b"there")
+        os.utime(root / name / "there", ns=(9, 9))
+    shutil.copytree(root / "src/d", root / "dest/d")
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    rest()
+
+    def remove(path: bytes) -> None:
+        if path == b"d/large":
+            await_partial(root, content)
+            (root / "src/d/large").unlink()
+
+    reads(remove)
+    run(way, root)
+    assert os.listdir(root / "dest/d") == ["small"]
+    assert not partials(root)

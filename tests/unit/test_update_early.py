@@ -8,7 +8,7 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.disk.reserved import PARTIAL_NAME
-from filesync.disk.updating import partial, write
+from filesync.disk.updating import partial
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.early import EarlyFile
 from filesync.disk.updating.incoming import WantedFile
@@ -190,7 +190,7 @@ def test_once_the_update_is_gone_none_is_made_wherever_its_descriptor_leads(
 def test_no_more_are_held_open_than_may_be(
     update: ArrivingUpdate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(write, "MOST_READY", 2)
+    monkeypatch.setattr(partial, "MOST_READY", 2)
     for number in range(2):
         early(update, b"%d" % number * 20_000, time_ns=number)
     file = EarlyFile(update, b"file", len(DATA), TIME_NS)

@@ -6,24 +6,33 @@ that digest (``Maker.take``), or goes at the end. Nobody has to be believed.
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from filesync.digest import Digest
 from filesync.disk.updating.incoming import WantedFile
 from filesync.disk.updating.large import LargeFile
-from filesync.disk.updating.update import TreeUpdate
+from filesync.disk.updating.partial import Partial, Partials
 from filesync.disk.updating.work import storing
-from filesync.disk.updating.write import Data, Maker, NewFile
+from filesync.disk.updating.write import Data, NewFile
 from filesync.early import stand_in_of
 from filesync.errors import LocalError
 from filesync.manifest import File
 
 
-class EarlyFile:
-    """What a pull of one such file writes to; of an update that is prepared, and not finished."""
+class Keeper(Protocol):
+    """What keeps such files: a ``Staging``, or an update that is prepared, and not finished."""
 
-    def __init__(self, update: TreeUpdate, path: bytes, size: int, mtime_ns: int) -> None:
+    @property
+    def partials(self) -> Partials:
+        """Where they are kept."""
+
+
+class EarlyFile:
+    """What a pull of one such file writes to."""
+
+    def __init__(self, keeper: Keeper, path: bytes, size: int, mtime_ns: int) -> None:
         """Touch nothing yet. ``path`` is where it is to be, if nothing happens to it."""
-        self._update = update
+        self._keeper = keeper
         self._path = path
         self._entry = File(b"", 0o600, 0, 0, mtime_ns, size, stand_in_of(size, mtime_ns))
         self._large: LargeFile | None = None
@@ -34,11 +43,12 @@ class EarlyFile:
         Raises:
             StoreError: this disk.
         """
-        maker = self._update.maker
+        partials = self._keeper.partials
         with storing(self._path):
-            new = maker.open_early(self._entry)
-        if new is not None:
-            self._large = _Early(maker, new, self._path)
+            partial = partials.take_early(self._entry)
+        if partial is not None:
+            new = NewFile(partial.fd, partial.name, self._entry, [], is_partial=True)
+            self._large = _Early(partials, new, self._path)
 
     def wanted(self) -> Iterator[WantedFile]:
         """Yield the file, unless some of it is there: what of that is right its digest will tell."""
@@ -90,18 +100,22 @@ class EarlyFile:
 
 
 class _Early(LargeFile):
-    def __init__(self, maker: Maker, new: NewFile, path: bytes) -> None:
+    def __init__(self, partials: Partials, new: NewFile, path: bytes) -> None:
         def discard(new: NewFile, keep: bool) -> None:
-            with suppress(OSError):  # the update may be gone
-                maker.discard(new, keep=keep)
+            if new.fd >= 0:
+                fd, new.fd = new.fd, -1
+                with suppress(OSError):  # the update may be gone
+                    partials.release(fd, new.entry.digest, keep=keep)
 
-        self._maker = maker
+        self._partials = partials
         super().__init__(new, (), path=path, place=lambda _: None, discard=discard)
 
     def finish(self) -> None:
         """Have it be ready, whatever it holds."""
         try:
             with storing(self._path):
-                self._maker.set_ready(self._new, self._hash.digest(), self._path)
+                partial = Partial(self._new.fd, self._new.name, [])
+                self._partials.set_ready(partial, self._hash.digest(), self._path)
+                self._new.fd = -1
         finally:
             self._close(keep=True)

@@ -11,7 +11,7 @@ import fcntl
 import os
 import stat
 import threading
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
@@ -88,13 +88,22 @@ class Partials:
             else:
                 self.found[digest] = status.st_blocks * 512
 
-    def keep_only(self, wanted: Container[Digest]) -> None:
+    def keep_only(self, wanted: Container[Digest | None]) -> None:
         """Remove those that are not wanted any more, here or by another update."""
         for digest in [digest for digest in self.ready if digest not in wanted]:
             self.release(self.ready.pop(digest).fd, digest, keep=False)
         for digest in [digest for digest in self.found if digest not in wanted]:
             del self.found[digest]
             self._remove(partial_name(digest))
+
+    def keep_for(self, missing: Iterable[tuple[bytes, File]]) -> None:
+        """Keep only what is of use where files (path, entry) are missing; see ``keep_only``."""
+        wanted: set[Digest | None] = set()
+        paths = {one.path: digest for digest, one in self.ready.items()}
+        for path, file in missing:
+            is_ready = file.digest in self.ready
+            wanted.add(file.digest if is_ready else paths.get(path, self.left_of(file)))
+        self.keep_only(wanted)
 
     def left_of(self, file: File) -> Digest | None:
         """Return what the partial file of ``file`` is called that was found; None if none was."""
@@ -147,6 +156,24 @@ class Partials:
         if fd >= 0:
             os.close(fd)
         return None
+
+    def take_early(self, file: File) -> Partial | None:
+        """Make the partial file of ``file``, of whose digest nobody knows but what stands for it.
+
+        None if another update is writing it, or some of it is there, or something that may be all of it; or
+        if as many are ready as may be.
+
+        Raises:
+            OSError: this disk.
+        """
+        if len(self.ready) >= MOST_READY or self._may_have(file.size):
+            return None
+        if (partial := self.take(file)) is None:
+            return None
+        if partial.extents:
+            self.release(partial.fd, file.digest, keep=True)
+            return None
+        return partial
 
     def set_ready(self, partial: Partial, digest: Digest, path: bytes) -> None:
         """Have what came whole for ``path``, and has ``digest``, be found by that; its descriptor is ours now.
@@ -212,6 +239,14 @@ class Partials:
                 with suppress(OSError):
                     os.rmdir(PARTIAL_NAME, dir_fd=self._parent)
             self._parent = -1  # its number may be another's soon
+
+    def _may_have(self, size: int) -> bool:
+        """Say whether a file of this size was found: it may have come whole for an update that failed then."""
+        for digest in tuple(self.found):
+            with suppress(FileNotFoundError):
+                if os.stat(partial_name(digest), dir_fd=self.fd).st_size == size:
+                    return True
+        return False
 
     def _remove(self, name: bytes) -> None:
         """Remove what has ``name``, unless another update is writing it, or puts it in place."""

@@ -27,7 +27,7 @@ MAX_NOTED: Final = 32_768
 GUESSED_BYTES: Final = 256 << 10
 """No smaller new file is compared with one that stays."""
 _MAX_OF_A_NAME: Final = 8
-_MAX_RATIO: Final = 8
+MAX_RATIO: Final = 8
 _NEIGHBOURS: Final = 4
 
 
@@ -116,7 +116,7 @@ def _last_two(path: bytes, name: bytes) -> bytes:
 def _nearest(files: list[OldFile] | tuple[()], size: int) -> OldFile | None:
     best = None
     for file in files:
-        is_alike = file.size <= size * _MAX_RATIO and size <= file.size * _MAX_RATIO
+        is_alike = file.size <= size * MAX_RATIO and size <= file.size * MAX_RATIO
         if is_alike and (best is None or abs(file.size - size) < abs(best.size - size)):
             best = file
     return best

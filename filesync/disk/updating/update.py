@@ -36,7 +36,7 @@ from filesync.disk.updating.repeated import Repeated
 from filesync.disk.updating.reuse import WORTH_BYTES, Reusable
 from filesync.disk.updating.settle import COPY, LINK, WANTED, Settler
 from filesync.disk.updating.tally import Tally, UpdateStats
-from filesync.disk.updating.visits import Needs, Visits, count, refuse_reserved
+from filesync.disk.updating.visits import Needs, Visits, below, count, refuse_reserved
 from filesync.disk.updating.work import Directories, WorkDirectory, storing
 from filesync.disk.updating.write import Data, Maker
 from filesync.errors import LocalError, StoreError
@@ -89,6 +89,7 @@ class TreeUpdate:
         goes_on: bool = False,
         passes_over: bool = False,
         is_last: bool = True,
+        partials: Partials | None = None,
     ) -> None:
         """Touch nothing yet.
 
@@ -115,6 +116,7 @@ class TreeUpdate:
             passes_over: files whose contents turn out not to be had may be left as they are (see
                 ``pass_over``); then, too, the root does not hold the target.
             is_last: no other update follows that brings the rest; else all partial files stay for that.
+            partials: those of the root, where some have come already (``Staging``); the last update closes them.
         """
         self._path = root
         self._label = os.fsencode(root) if label is None else label
@@ -130,6 +132,7 @@ class TreeUpdate:
         self.refused = Refusals(goes_on=goes_on)
         self._passes_over = passes_over
         self._is_last = is_last
+        self._staged = partials
         self._visits.refused = self.refused.directories
         self.done: UpdateStats | None = None
         self.written_ns = WrittenNs(0, 0, 0)
@@ -170,9 +173,11 @@ class TreeUpdate:
             # What comes must not replace what something else can still be made of.
             self._files.settle()
             self._copy_local()
-        if self._is_last and self._partials.found:
-            found = map(self._partials.left_of, (one.entry for one in self._files.find(WANTED)))
-            self._partials.keep_only(set(filter(None, found)))
+        if self._is_last and (self._partials.found or self._partials.ready):
+            missing = self._files.find(WANTED)
+            self._partials.keep_for(
+                (below(one.place.path, one.entry.name), one.entry) for one in missing
+            )
 
     def wanted(self) -> Iterator[WantedFile]:
         """Yield what must be fetched, directory by directory in walk order, as it is asked for.
@@ -273,7 +278,7 @@ class TreeUpdate:
         self._files.put_later(LINK, self._repeated.link)
         if self._is_last:
             self._partials.keep_only(())  # what was wanted may have come another way
-        self._partials.close()
+        self._close_partials()
         self._layout.discard(self._visits.common())
         work.remove()
         self._work = None
@@ -298,7 +303,7 @@ class TreeUpdate:
         no part of the target: it was opened up, and is again what it was.
         """
         if self._work is not None:
-            self._partials.close()
+            self._close_partials()
             with suppress(StoreError):
                 if self._laid is not None:
                     self._laid.discard(self._visits.common())
@@ -312,6 +317,11 @@ class TreeUpdate:
                 if self._incoming is not None:
                     self._note_end()
         self._root = self._incoming = None
+
+    @property
+    def partials(self) -> Partials:
+        """The partial files, once it is prepared."""
+        return self._partials
 
     @property
     def passed_over(self) -> Sequence[bytes]:
@@ -349,6 +359,10 @@ class TreeUpdate:
                 f"{shown(self._label)}: this file system cannot have all names of the tree ({counted})"
             )
 
+    def _close_partials(self) -> None:
+        if self._is_last or self._staged is None:
+            self._partials.close()
+
     @property
     def _directories(self) -> Directories:
         return _prepared(self._root)
@@ -377,7 +391,7 @@ class TreeUpdate:
                 self._swept = sweep(root, self.refused)
                 parent = os.dup(root)
                 # Before there is a work directory: a signal may have this aborted at any time.
-                self._partials = Partials(parent)
+                self._partials = self._staged or Partials(parent)
                 self._work = WorkDirectory(parent)
                 self._began_ns = os.fstat(root).st_ctime_ns  # the work directory is new in it
             if self._work.folds_case():
@@ -385,7 +399,8 @@ class TreeUpdate:
             drop_default_acl(self._work.fd)
             self._metadata.special_bits = 0o7000 | self._work.umask()
             self._metadata.is_made_shared = self._work.is_shared()
-            self._partials.look()
+            if self._staged is None:
+                self._partials.look()
 
     def _clear(self) -> None:
         """Move away what is gone or in the way, and note what of it may be of use."""

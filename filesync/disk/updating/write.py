@@ -16,7 +16,6 @@ from typing import Final
 
 from blake3 import blake3
 
-from filesync.digest import Digest
 from filesync.disk.content import (
     HOLE_BYTES,
     PIECE_BYTES,
@@ -29,7 +28,7 @@ from filesync.disk.content import (
 from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.updating.crossing import rename
 from filesync.disk.updating.metadata import Metadata
-from filesync.disk.updating.partial import MOST_READY, Partial, Partials, partial_name
+from filesync.disk.updating.partial import Partials, partial_name
 from filesync.disk.updating.work import Place, WorkDirectory
 from filesync.manifest import File
 
@@ -201,27 +200,6 @@ class Maker:
             return self._open_beside(entry)
         fd, name, extents = partial
         return NewFile(fd, name, entry, extents, is_partial=True)
-
-    def open_early(self, entry: File) -> "NewFile | None":
-        """Open a partial file whose digest nobody knows yet; None if somebody writes it, or has.
-
-        Or if as many are ready as may be.
-        """
-        if len(self._partials.ready) >= MOST_READY:
-            return None
-        partial = self._partials.take(entry)
-        if partial is None:
-            return None
-        fd, name, extents = partial
-        if not extents:
-            return NewFile(fd, name, entry, [], is_partial=True)
-        self._partials.release(fd, entry.digest, keep=True)
-        return None
-
-    def set_ready(self, new: "NewFile", digest: Digest, path: bytes) -> None:
-        """Have a file that was opened early for ``path``, and has turned out to hold this, be there for ``take``."""
-        self._partials.set_ready(Partial(new.fd, new.name, []), digest, path)
-        new.fd = -1
 
     def take(self, place: Place, dirfd: int, entry: File) -> bool:
         """Put a partial file that came whole before its digest was known under the name of ``entry``.

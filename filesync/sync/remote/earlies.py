@@ -7,8 +7,7 @@ from functools import partial
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.disk.updating.early import EarlyFile
-from filesync.disk.updating.update import TreeUpdate
+from filesync.disk.updating.early import EarlyFile, Keeper
 from filesync.early import EARLY_BYTES, stand_in_of
 from filesync.errors import FilesyncError, StoreError
 from filesync.sync.remote.fields import MAX_BEGUN, Begun
@@ -21,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Earlies:
-    """Those of one update; ``stop`` before it is finished, or given up.
+    """Those of one place; ``stop`` before its last update is begun, or what they come to is given up.
 
     Attributes:
         pulled: what they took, each that has come whole.
@@ -29,7 +28,7 @@ class Earlies:
 
     def __init__(
         self,
-        update: TreeUpdate,
+        keeper: Keeper,
         pull: Callable[[EarlyFile], Awaitable[PullStats]],
         *,
         most: int = MOST_AT_ONCE,
@@ -37,12 +36,12 @@ class Earlies:
         """Begin nothing yet.
 
         Args:
-            update: where they go.
+            keeper: of what has come.
             pull: brings one; any error costs no more than what has come.
             most: so many come at once.
         """
         self.pulled: list[PullStats] = []
-        self._update = update
+        self._keeper = keeper
         self._pull = pull
         self._most = most
         # By what stands for the digest: of those that have that in common the peer gives but one.
@@ -70,6 +69,11 @@ class Earlies:
             [task for path, task in self._coming.values() if _above(path) in directories]
         )
 
+    async def come_all(self) -> None:
+        """Return when none come any more; those that wait will not."""
+        self._waiting.clear()
+        await _end([task for _, task in self._coming.values()])
+
     async def stop(self) -> None:
         """Let no more come; nobody writes to the place any more then. Idempotent."""
         self._waiting.clear()
@@ -82,7 +86,7 @@ class Earlies:
         while self._waiting and len(self._coming) < self._most:
             digest = next(iter(self._waiting))
             path, size, mtime_ns = self._waiting.pop(digest)
-            file = EarlyFile(self._update, path, size, mtime_ns)
+            file = EarlyFile(self._keeper, path, size, mtime_ns)
             task = asyncio.create_task(self._bring(file, path))
             self._coming[digest] = path, task
             task.add_done_callback(partial(self._note_ended, digest))

@@ -1,7 +1,7 @@
 """What a server of trees is given: planned, pulled from the giver, and put in its place."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,7 @@ import msgspec
 
 from filesync.descriptors import with_room
 from filesync.digest import Digest
-from filesync.disk.updating.early import EarlyFile
+from filesync.disk.updating.early import EarlyFile, Keeper
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import Manifest
 from filesync.sync.applying import (
@@ -110,12 +110,13 @@ class Gifts:
         held, place = self._find(channel, request)
         if not held.takes_additions:
             raise UsageError("nothing is added to this before all is given")
-        tree, total = stand_in(request.served), wire.Given()
+        tree, total, moving = stand_in(request.served), wire.Given(), Moving()
 
         async def pull(update: Update) -> None:
             nonlocal total
-            total = await self._fill(channel, request, update, tree, since=total)
+            total = await self._fill(channel, request, update, tree, since=total, moving=moving)
 
+        earlies = self._earlies(channel, request, place.staging, moving)
         with held.used(Stage.SCANNED, during=Stage.OPEN):
             adding = Adding(
                 channel,
@@ -127,9 +128,13 @@ class Gifts:
                 unseen=held.filter,
                 caches=self._caches,
                 deletes=request.delete,
+                rename=held.rename,
+                earlies=earlies,
             )
-            found = await adding.run(pull, partial(with_room, held.scan_again))
+            async with moving.told(_teller(channel, request)):
+                found = await adding.run(pull, partial(with_room, held.scan_again))
             held.manifest, held.shut = found.manifest, found.unreadable
+        total = _with_earlies(total, earlies)
         return wire.Given(
             total.created, total.deleted, total.files, total.content_bytes, total.copied_bytes
         )
@@ -148,27 +153,36 @@ class Gifts:
             )
             tree, moving = stand_in(request.served), Moving()
 
-            async def pull(file: EarlyFile) -> PullStats:
-                replica = Replica(None, request.served, channel)
-                return await self._plane.pull(
-                    file, [replica], tree=tree, progress=moving.pull()
-                )
-
-            earlies = Earlies(update, pull)
+            earlies = self._earlies(channel, request, update, moving)
             arrivals = Arrivals(channel, request.served, update, held.nodes, earlies)
             try:
-                given = await self._fill(
-                    channel, request, update, tree, feed=arrivals.feed, moving=moving
-                )
+                async with moving.told(_teller(channel, request)):
+                    given = await self._fill(
+                        channel, request, update, tree, feed=arrivals.feed, moving=moving
+                    )
             finally:
                 await earlies.stop()
             await arrivals.check()
-            return msgspec.structs.replace(
-                given,
-                files=given.files + sum(one.files for one in earlies.pulled),
-                content_bytes=given.content_bytes
-                + sum(one.content_bytes for one in earlies.pulled),
+            return _with_earlies(given, earlies)
+
+    def _earlies(
+        self,
+        channel: Channel,
+        request: wire.GiveGrowing | wire.Add,
+        keeper: Keeper,
+        moving: Moving,
+    ) -> Earlies:
+        """Return what brings large files to ``keeper``, before their digests are known."""
+
+        async def pull(file: EarlyFile) -> PullStats:
+            return await self._plane.pull(
+                file,
+                [Replica(None, request.served, channel)],
+                tree=stand_in(request.served),
+                progress=moving.pull(),
             )
+
+        return Earlies(keeper, pull)
 
     async def _give(self, channel: Channel, request: wire.Give) -> wire.Given:
         """Take what a prepared place lacks of a tree, and remove what is to be removed."""
@@ -176,8 +190,10 @@ class Gifts:
             told = await in_thread(_told, request)
             plan = await self._plan(channel, request, held, place, told.edits)
             plan, unwritable = await in_thread(around_unwritable, place.root, plan, held.nodes)
-            given = wire.Given()
-            if not plan.is_done:
+            given, moving = wire.Given(), Moving()
+            if plan.is_done:
+                await in_thread(partial(place.staging.close, keep=False))
+            else:
                 update = Update(
                     place,
                     plan,
@@ -188,7 +204,10 @@ class Gifts:
                     passes_over=request.passes_over,
                 )
                 with making_room(update):
-                    given = await self._fill(channel, request, update, request.tree, told=told)
+                    async with moving.told(_teller(channel, request)):
+                        given = await self._fill(
+                            channel, request, update, request.tree, told=told, moving=moving
+                        )
             named = some_of(plan.left_out)
             shut = named_of(unwritable)
             return msgspec.structs.replace(
@@ -253,24 +272,21 @@ class Gifts:
         feed: Feed | None = None,
         told: Told | None = None,
         since: wire.Given = _NOTHING,
-        moving: Moving | None = None,
+        moving: Moving,
     ) -> wire.Given:
         """Pull what ``update`` wants; return what that took, besides what was taken ``since``."""
         # Waited for to dial again, one who is gone would keep the place from all others.
         replica = Replica(None, request.served, channel)
-        moving = moving or Moving(since.files, since.content_bytes)
         update.on_copied = moving.copied
-        tell = partial(_tell, channel) if request.progress else None
-        async with moving.told(tell):
-            with changes_of(Part()):  # what the giver says has changed, the giver is told
-                stats = await self._plane.pull(
-                    update,
-                    [replica],
-                    tree=tree,
-                    progress=moving.pull(),
-                    feed=feed,
-                    told=told,
-                )
+        with changes_of(Part()):  # what the giver says has changed, the giver is told
+            stats = await self._plane.pull(
+                update,
+                [replica],
+                tree=tree,
+                progress=moving.pull(),
+                feed=feed,
+                told=told,
+            )
         log.info("given: peer=%s files=%d", channel.name, stats.files)
         assert update.done is not None  # it was finished, or there was an error
         refused = named_of(update.refused.named)
@@ -291,6 +307,21 @@ class Gifts:
 
 def _told(request: wire.Give) -> Told:
     return Told(unpack_edits(request.edits), unpack_remains(request.remains))
+
+
+def _with_earlies(given: wire.Given, earlies: Earlies) -> wire.Given:
+    """Return ``given`` with what came early."""
+    pulled = earlies.pulled
+    return msgspec.structs.replace(
+        given,
+        files=given.files + sum(one.files for one in pulled),
+        content_bytes=given.content_bytes + sum(one.content_bytes for one in pulled),
+    )
+
+
+def _teller(channel: Channel, request: Gift) -> Callable[[Progress], Awaitable[None]] | None:
+    """Return what tells the giver how far it is; None if that is not asked for."""
+    return partial(_tell, channel) if request.progress else None
 
 
 async def _tell(channel: Channel, progress: Progress) -> None:

@@ -93,12 +93,11 @@ class Giving:
                 if (scan := self._growing.get(token)) is None:
                     raise NotOffered("directories were asked for of a tree that is not given")
                 if fresh:
-                    return wire.encode(await scan.telling.directories()), b""
-                done, payload = await scan.directories()
-                if (
-                    not self._options.flow.is_free
-                ):  # two sessions at once would take twice as much
-                    done = replace(done, begun=())
+                    done, payload = await scan.telling.directories(), b""
+                else:
+                    done, payload = await scan.directories()
+                if not self._options.flow.is_free:
+                    done = replace(done, begun=())  # two sessions would take twice as much
                 return wire.encode(done), payload
             case wire.Progressed(files, content_bytes):
                 if self._progress is not None:

@@ -11,11 +11,11 @@ TELL_S: Final = 0.2
 
 
 class Moving:
-    """What has come, by some pulls and updates, after the files and bytes before them."""
+    """What has come, by some pulls and updates."""
 
-    def __init__(self, files: int = 0, content_bytes: int = 0) -> None:
+    def __init__(self) -> None:
         self._pulled: list[Progress] = []
-        self._copied = files, content_bytes
+        self._copied = 0, 0
 
     def pull(self) -> Callable[[Progress], None]:
         """Return what takes note of how far another pull is."""

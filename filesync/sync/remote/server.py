@@ -358,10 +358,9 @@ def _takes_additions(target: Target | None, request: wire.Prepare) -> bool:
 
     One that is in that would be found by that scan, and what was added to it.
     """
-    if target is None or request.dry_run or target.rename is not None:
+    if target is None or request.dry_run:
         return False
-    place = target.place
-    return not place.is_of_files and not (request.given and place.is_in(request.given))
+    return not (request.given and target.place.is_in(request.given))
 
 
 def _known(names: wire.OwnerNames) -> fields.NewOwner:

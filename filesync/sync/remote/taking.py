@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from filesync.digest import Digest
-from filesync.disk.updating.early import EarlyFile
+from filesync.disk.updating.early import EarlyFile, Keeper
 from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes
@@ -176,11 +176,7 @@ class _Taking:
             goes_on=True,
         )
 
-        async def pull(file: EarlyFile) -> PullStats:
-            return await self._pull(file, token, stand_in(token))
-
-        # Of two sessions at once each would take all that may be taken.
-        earlies = Earlies(update, pull, most=MOST_AT_ONCE if self._options.flow.is_free else 0)
+        earlies = self._earlies(update, token)
         arrivals = Arrivals(peer.channel, token, update, self._nodes, earlies)
         request = wire.Scan(token, grows=True)
         scanning = asyncio.create_task(ask(peer.channel, request, wire.Scanned))
@@ -204,6 +200,15 @@ class _Taking:
                 await tell(peer.channel, wire.Drop(token))
         self._note_source(at, top, scanned)
         self._note_update(at, update)
+
+    def _earlies(self, keeper: Keeper, token: bytes) -> Earlies:
+        """Return what brings large files to ``keeper``, by what stands for their digests."""
+
+        async def pull(file: EarlyFile) -> PullStats:
+            return await self._pull(file, token, stand_in(token))
+
+        # Of two sessions at once each would take all that may be taken.
+        return Earlies(keeper, pull, most=MOST_AT_ONCE if self._options.flow.is_free else 0)
 
     def _note_update(self, at: int, update: Update | Arrival) -> None:
         if update.done is not None:
@@ -236,8 +241,6 @@ class _Taking:
         options = self._options
         return (
             target is not None
-            and target.rename is None
-            and not target.place.is_of_files
             and not options.choice
             and options.used_caches is not None
             and self._may_come_early(at, target.place)
@@ -268,6 +271,8 @@ class _Taking:
             unseen=unseen_filter(part, options),
             caches=options.used_caches,
             deletes=options.delete,
+            rename=target.rename,
+            earlies=self._earlies(target.place.staging, fresh),
         )
 
         async def bring(update: Update) -> None:
@@ -312,7 +317,11 @@ class _Taking:
             planned=self._planned,
             stats=self.stats,
         )
-        if not plan.is_done and target is not None and not self._options.dry_run:
+        if target is None or self._options.dry_run:
+            return
+        if plan.is_done:
+            await in_thread(partial(target.place.staging.close, keep=False))
+        else:
             update = Update(
                 target.place,
                 plan,

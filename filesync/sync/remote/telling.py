@@ -26,7 +26,7 @@ class Telling:
         self._told_at = 0.0
 
     async def directories(self) -> wire.Directories:
-        """Return which directories are new since the last time, if need be a while later.
+        """Return what is new since the last time, if need be a while later: directories, and files that are read.
 
         Raises:
             FilesyncError: the scan has failed.
@@ -37,5 +37,6 @@ class Telling:
             return wire.Directories(self._scan.result().manifest.tree)
         self._told_at = monotonic()
         return wire.Directories(
-            fresh=tuple(await in_thread(self._fresh.take, fields.MAX_FRESH))
+            begun=tuple(self._fresh.take_begun()),
+            fresh=tuple(await in_thread(self._fresh.take, fields.MAX_FRESH)),
         )

@@ -385,7 +385,7 @@ class Directories(_Message, frozen=True, tag="directories"):
         fresh: paths and trees, if that was asked for; the payload is empty then. Their nodes, and the
             contents of the files in them, may be asked for. None comes with ``tree``.
         begun: large files that are being read: path, size and mtime. What they hold may be asked for by
-            what stands for it (``filesync.early``). None where ``fresh`` was asked for.
+            what stands for it (``filesync.early``).
     """
 
     tree: WireDigest | None = None

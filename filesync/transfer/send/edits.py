@@ -1,11 +1,12 @@
 """Edits of what a scan finds changed, made meanwhile: most are wanted where the last ones went."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.scanning.watcher import Beside, Watcher
+from filesync.disk.scanning.watcher import Beside, Told, Watcher
 from filesync.entropy import random_bits
 from filesync.manifest import Nodes
 from filesync.manifest.node import pieces
@@ -149,6 +150,12 @@ class Edits(Watcher):
                 self._changed.append((old, tree))
         if not path:
             self._before = digest_of(old)
+
+    def file_begun(self, path: bytes, size: int, mtime_ns: int) -> Told | None:
+        """Take note of a large file that is being read, where what is new is told of."""
+        if self._fresh is None or not self._fresh.begin(path, size, mtime_ns):
+            return None
+        return partial(self._fresh.end, size, mtime_ns)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Keep a file in a directory that was not there, if copies are made; take no other note."""

@@ -55,8 +55,8 @@ class Fresh:
         self._ended: dict[Digest, Digest] = {}
 
     def __bool__(self) -> bool:
-        """Say whether there are directories to take."""
-        return bool(self._waiting)
+        """Say whether there is something to take."""
+        return bool(self._waiting or self._begun)
 
     def note(self, path: bytes, old: bytes | None, tree: Digest) -> None:
         """Take note of a directory, of which the node was ``old``, after those in it."""

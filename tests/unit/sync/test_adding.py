@@ -1,14 +1,15 @@
 """What a peer says is new, and what is asked of it then."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Sequence
 from types import SimpleNamespace
 from typing import cast
 
 import pytest
 
 from filesync.digest import Digest, digest_of
-from filesync.errors import FilesyncError, MalformedManifest, UnexpectedMessage
+from filesync.early import EARLY_BYTES
+from filesync.errors import FilesyncError, MalformedManifest, StoreError, UnexpectedMessage
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, empty_manifest, encode
 from filesync.manifest.node import Directory
 from filesync.manifest.pack import pack_nodes
@@ -19,6 +20,8 @@ from filesync.sync.places import Place
 from filesync.sync.remote import nodes as remote_nodes
 from filesync.sync.remote import wire
 from filesync.sync.remote.adding import Adding
+from filesync.sync.remote.earlies import Earlies
+from filesync.sync.remote.fields import Begun
 from filesync.sync.scanning import Found
 from filesync.transfer.connection.channel_zmq import Channel
 from tests.unit.made import file
@@ -27,16 +30,58 @@ NODE = encode(Directory(0o755, 0, 0, 0, (), (file(b"f", b"content"),)))
 TREE = digest_of(NODE)
 
 
+class Coming:
+    """Notes what is to come early."""
+
+    def __init__(self) -> None:
+        self.begun: list[Begun] = []
+        self.has_stopped = False
+
+    def begin(self, begun: Iterable[Begun]) -> None:
+        self.begun += begun
+
+    async def come(self, _: Container[bytes]) -> None:
+        """Do so at once."""
+
+    async def come_all(self) -> None:
+        """Likewise."""
+
+    async def stop(self) -> None:
+        self.has_stopped = True
+
+
+class Room:
+    """Is made once, or never."""
+
+    is_open = is_shut = False
+
+    def open(self) -> None:
+        assert not self.is_open
+        if self.is_shut:
+            raise StoreError("nobody may write here")
+        self.is_open = True
+
+
 class Peer:
     """Says what is new once, and sends ``nodes`` whatever it is asked for."""
 
-    def __init__(self, *fresh: tuple[bytes, Digest], nodes: list[bytes]) -> None:
-        self.answers = [wire.Directories(fresh=fresh), wire.Directories(TREE)]
+    def __init__(
+        self,
+        *fresh: tuple[bytes, Digest],
+        nodes: Sequence[bytes] = (),
+        begun: Sequence[Begun] = (),
+    ) -> None:
+        self.answers = [
+            wire.Directories(fresh=fresh, begun=tuple(begun)),
+            wire.Directories(TREE),
+        ]
         self.nodes = nodes
         self.asked: list[Digest] = []
         self.here = MemoryNodes()
         self.added: list[bytes] = []
         self.looked = 0
+        self.earlies, self.staging = Coming(), Room()
+        self.rename: bytes | None = None
 
     async def ask(
         self, _: Channel, request: wire.Request, __: type[wire.Answer]
@@ -59,13 +104,17 @@ class Peer:
         return Adding(
             cast(Channel, SimpleNamespace(lost=None, name="peer")),
             bytes(16),
-            cast(Place, None),
+            cast(
+                Place, SimpleNamespace(is_of_files=False, staging=self.staging, label=b"dest")
+            ),
             Part(),
             Found(empty_manifest(self.here), {}, {}),
             self.here,
             unseen=Filter(()),
             caches=None,
             deletes=False,
+            rename=self.rename,
+            earlies=cast(Earlies, self.earlies),
         )
 
     def run(self, adding: Adding) -> None:
@@ -142,3 +191,48 @@ def test_what_leads_to_a_deep_directory_takes_room_too(monkeypatch: pytest.Monke
     assert asyncio.run(Peer((flat, TREE), nodes=[NODE]).adding(monkeypatch)._next())
     with pytest.raises(MalformedManifest):
         asyncio.run(Peer((deep, TREE), nodes=[NODE]).adding(monkeypatch)._next())
+
+
+LARGE = (b"d/large", EARLY_BYTES, 7)
+
+
+@pytest.mark.parametrize(
+    ("rename", "path"), [(None, b"d/large"), (b"to", b"to/large")], ids=["as it is", "renamed"]
+)
+def test_large_files_that_are_read_come_meanwhile(
+    rename: bytes | None, path: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer(begun=[LARGE])
+    peer.rename = rename
+    peer.run(peer.adding(monkeypatch))
+    assert peer.earlies.begun == [(path, EARLY_BYTES, 7)]
+    assert (peer.staging.is_open, peer.earlies.has_stopped, peer.looked) == (True, True, 0)
+
+
+def test_without_any_nothing_is_made_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer((b"a", TREE), nodes=[NODE])
+    peer.run(peer.adding(monkeypatch))
+    assert not peer.staging.is_open
+
+
+def test_where_there_is_no_room_for_them_all_else_is_added(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = Peer((b"a", TREE), nodes=[NODE], begun=[LARGE])
+    peer.staging.is_shut = True
+    peer.run(peer.adding(monkeypatch))
+    assert (peer.earlies.begun, peer.added, peer.looked) == ([], [b"a", b"a/f"], 0)
+
+
+@pytest.mark.parametrize("path", [b"../f", b"/f", b"d//f", b""])
+def test_a_path_of_no_file_is_refused(path: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer(begun=[(path, EARLY_BYTES, 7)])
+    with pytest.raises(MalformedManifest):
+        asyncio.run(peer.adding(monkeypatch)._next())
+
+
+def test_to_a_place_of_files_no_directories_are_added(monkeypatch: pytest.MonkeyPatch) -> None:
+    peer = Peer((b"a", TREE), nodes=[NODE])
+    peer.rename = b"to"
+    peer.run(peer.adding(monkeypatch))
+    assert (peer.asked, peer.added) == ([], [])

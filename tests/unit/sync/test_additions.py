@@ -274,3 +274,35 @@ def test_what_is_added_piece_by_piece_is_what_is_added_at_once() -> None:
 
     paths = ["a/b/c", "a/b", "a/d", "a", "e"]
     assert top([[path] for path in paths]) == top([paths])
+
+
+LARGE = 1000
+THERE: Tree = {
+    "d": {"kept": "k" * LARGE, "dump-monday": "d" * (LARGE + 1), "small-1": "s"},
+    "e": {"disk": "e" * (LARGE // 2)},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "size", "may"),
+    [
+        ("d/new", LARGE + 5, True),
+        ("new", LARGE + 5, True),
+        ("n/o/new", LARGE + 5, True),
+        ("d/kept", LARGE + 5, False),
+        ("d/kept/new", LARGE + 5, False),
+        ("d/new", LARGE, False),
+        ("d/dump-tuesday", LARGE + 5, False),
+        ("dump-tuesday", LARGE + 5, True),
+        ("d/small-2", LARGE + 5, True),
+        ("d/disk", LARGE + 5, False),
+        ("d/disk", 5 * LARGE, True),
+        ("shut/new", LARGE + 5, False),
+    ],
+)
+def test_a_large_file_may_come_if_nothing_that_is_there_may_become_it(
+    path: str, size: int, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(additions, "EARLY_BYTES", LARGE)
+    adding = Adding(THERE, shut=frozenset((b"shut",)))
+    assert adding.additions.may_come(path.encode(), size) is may

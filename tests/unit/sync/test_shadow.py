@@ -72,9 +72,7 @@ def test_parts_that_are_not_near_each_other_have_no_name_in_common(found: list[P
             assert parts[number].inside not in (b"", part.inside)
 
 
-def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_to_know() -> (
-    None
-):
+def test_a_part_stands_alone_where_no_other_part_is_to_know_of_it() -> None:
     of_names, one, other = Part(names=frozenset((b"f",))), Part(b"a"), Part(b"b")
     with_trees = Part(names=frozenset((b"a", b"f")), trees=True)
     for delete in (False, True):
@@ -82,7 +80,7 @@ def test_a_part_stands_alone_where_it_is_a_directory_of_which_no_other_part_is_t
         assert stands_alone(Parts([with_trees]), 0, delete=delete)
         assert not stands_alone(Parts([with_trees, one]), 0, delete=delete)
         assert stands_alone(Parts([with_trees, other]), 0, delete=delete) != delete
-        assert not stands_alone(Parts([of_names]), 0, delete=delete)
+        assert stands_alone(Parts([of_names]), 0, delete=delete)
         assert not stands_alone(Parts([Part(), one]), 0, delete=delete)
     assert stands_alone(Parts([one, other]), 0, delete=False)
     assert not stands_alone(Parts([one, other]), 0, delete=True)
