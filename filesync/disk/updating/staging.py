@@ -43,6 +43,8 @@ class Staging:
         Raises:
             StoreError: this disk.
         """
+        if self.is_open:
+            return
         with storing(self._label, self._label), ExitStack() as undo:
             root = open_root(self._path)
             undo.callback(os.close, root)

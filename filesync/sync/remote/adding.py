@@ -154,10 +154,9 @@ class Adding:
                 path = b"/".join([self._rename, *names[1:]])
             if self._additions.may_come(path, size):
                 found.append((path, size, mtime_ns))
-        staging = self._place.staging
         try:
-            if found and not staging.is_open:  # no update is open now
-                staging.open()
+            if found:
+                self._place.staging.open()  # no update is open now
         except StoreError as exc:  # as where this user may not write until an update is begun
             log.info("no large file comes early: place=%r why=%s", self._place.label, exc)
             return []
