@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import count
+from traceback import clear_frames
 from typing import Final, Protocol
 
 import zmq
@@ -271,7 +272,15 @@ def send_nowait(
     # With NOBLOCK the future that zmq.asyncio returns is done already.
     future = socket.send_multipart(frames, flags=zmq.NOBLOCK, copy=copy)
     assert isinstance(future, asyncio.Future)
-    future.result()
+    try:
+        future.result()
+    except zmq.ZMQError as exc:
+        # Where it was raised ``frames`` and the future are known, which has it: a MiB each time a peer
+        # is slow would stay until Python looks for garbage.
+        clear_frames(exc.__traceback__)
+        raise
+    finally:
+        del future
 
 
 def bound(socket: zmq.asyncio.Socket, address: str) -> None:

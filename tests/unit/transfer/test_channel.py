@@ -14,7 +14,7 @@ from filesync.transfer.connection.calls_zmq import MAX_ANSWERING, answer, call
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.stats import Counters, Moved
 from filesync.transfer.timeouts import LEAST_BYTES
-from filesync.transfer.wire import Call, Close, Ping
+from filesync.transfer.wire import Call, Close, Frame, Ping
 
 
 def with_unread_channel(talk: Callable[[Channel], Awaitable[None]]) -> None:
@@ -103,3 +103,21 @@ def test_a_peer_that_reads_slowly_is_sent_to_as_long_as_something_arrives(
         assert next(looks, None) is None
 
     with_unread_channel(talk)
+
+
+def test_what_had_to_wait_to_be_sent_is_not_kept_for_the_garbage_collector() -> None:
+    """An error knows the frames that it went through, and zmq.asyncio's knows the future that has it."""
+    payload = bytearray(100_000)
+
+    async def talk(channel: Channel) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await channel.send(Frame(1, len(payload)), memoryview(payload))
+
+    gc.collect()
+    gc.disable()
+    try:
+        with_unread_channel(talk)
+        payload.clear()  # refused while anybody has a view of it
+    finally:
+        gc.enable()
