@@ -71,10 +71,9 @@ class Holders:
         if held := self._helds.get(channel, {}).pop(token, None):
             held.close()
 
-    @property
-    def is_losing(self) -> bool:
-        """A peer is gone, and the place that it gave to is still being used."""
-        return any(held.is_used for held in self._lost)
+    def is_losing(self, directory: Identity) -> bool:
+        """Say whether a peer is gone that gave to ``directory``, which is still being used."""
+        return any(held.is_used and held.directory == directory for held in self._lost)
 
     def giver(self, directory: Identity) -> Channel | None:
         """Return who gives to ``directory``; None where it is no peer of this."""

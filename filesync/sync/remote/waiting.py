@@ -19,6 +19,8 @@ SILENT_S: Final = 15.0
 """Who gives, and from whom nothing comes for so long, is taken for lost where somebody else waits: as
 when a machine was put to sleep, or has another address now. An honest one answers, and pings three times
 meanwhile; of a message that takes longer, as over a slow link, the kernel says what has come."""
+MOST_STEP_S: Final = 0.5
+"""So much of the time between two looks counts at most: while this process is suspended it hears nobody."""
 
 
 class Waiting:
@@ -27,32 +29,36 @@ class Waiting:
     def __init__(self, holders: Holders, channel: Channel) -> None:
         self._holders = holders
         self._channel = channel
-        self._began_s = monotonic()
+        self._looked_s = monotonic()
+        self._waited_s = 0.0
+        self._kept_s = 0.0  # of that, for who was not lost
         self._taken_bytes = 0  # in whole messages
         self._came_bytes = 0
 
     def goes_on(self, directory: Identity) -> bool:
         """Say whether to try again soon, as whoever gives to ``directory`` may be gone."""
-        waited_s = monotonic() - self._began_s
-        if self._holders.is_losing:
-            return waited_s <= LOST_S
+        before_s, self._looked_s = self._looked_s, monotonic()
+        self._waited_s += min(self._looked_s - before_s, MOST_STEP_S)
+        if self._holders.is_losing(directory):
+            return self._waited_s - self._kept_s <= LOST_S
         giver = self._holders.giver(directory)
         if giver is None or giver is self._channel:
-            return waited_s <= NOTICE_S
-        if self._is_heard(giver, waited_s):
+            return self._waited_s <= NOTICE_S
+        if self._is_heard(giver):
             return False
-        if waited_s > SILENT_S:
+        self._kept_s = self._waited_s
+        if self._waited_s > SILENT_S:
             _give_up(giver)
-            self._began_s = monotonic()
+            self._waited_s = self._kept_s = 0.0
         return True
 
-    def _is_heard(self, giver: Channel, waited_s: float) -> bool:
+    def _is_heard(self, giver: Channel) -> bool:
         """Say whether ``giver`` has answered, or anything comes from it."""
         giver.send_nowait(Ping())  # who is lost shows by that
         came_bytes = giver.moved().came
-        if waited_s <= NOTICE_S:
+        if self._waited_s <= NOTICE_S:
             self._taken_bytes = giver.wire_in
-        if waited_s <= KNOWN_S:
+        if self._waited_s <= KNOWN_S:
             self._came_bytes = came_bytes
         return giver.wire_in != self._taken_bytes or came_bytes != self._came_bytes
 
