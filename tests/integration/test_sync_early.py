@@ -3,18 +3,22 @@
 import asyncio
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from filesync.digest import digest_of
+from filesync.digest import Digest, digest_of
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.scanning import reading
 from filesync.disk.scanning.readfile import Content
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.disk.updating.early import EarlyFile
+from filesync.disk.updating.large import LargeFile
+from filesync.disk.updating.partial import Partial, Partials
+from filesync.disk.updating.write import Data
 from filesync.early import stand_in_of
 from filesync.errors import StoreError, Unavailable
 from filesync.sync.options import Options
@@ -372,4 +376,46 @@ def test_what_has_come_and_is_gone_when_all_is_known_goes(
     reads(remove)
     run(way, root)
     assert os.listdir(root / "dest/d") == ["small"]
+    assert not partials(root)
+
+
+@either
+def test_one_that_is_like_one_that_is_on_its_way_by_its_digest_leaves_that_alone(
+    way: Way, root: Path, reads: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(SIZE)
+    write(root / "src/a/known", content)
+    (root / "src/a/known").chmod(0o640)
+    rest()
+    run(way, root)  # its digest is known from now on
+    shutil.rmtree(root / "dest")
+    write(root / "src/d/new", content)
+    os.utime(root / "src/d/new", ns=(5, 5))
+    rest()
+    has_come = threading.Event()
+    set_ready, write_piece = Partials.set_ready, LargeFile.write
+
+    def set_later(partials: Partials, one: Partial, digest: Digest, path: bytes) -> None:
+        assert begun.wait(PATIENCE_S)
+        set_ready(partials, one, digest, path)
+        has_come.set()
+
+    def write_later(large: LargeFile, offset: int, data: Data) -> None:
+        if type(large) is LargeFile:  # not an early one
+            begun.set()
+            assert has_come.wait(PATIENCE_S)
+        write_piece(large, offset, data)
+
+    begun = threading.Event()
+    monkeypatch.setattr(Partials, "set_ready", set_later)
+    monkeypatch.setattr(LargeFile, "write", write_later)
+
+    def wait(path: bytes) -> None:
+        if path == b"d/new":
+            has_come.wait(PATIENCE_S)
+
+    reads(wait)
+    run(way, root)
+    assert has_come.is_set()
+    assert tree_of(root / "dest") == tree_of(root / "src")
     assert not partials(root)

@@ -135,6 +135,10 @@ class Partials:
             OSError: this disk.
         """
         self.open()
+        with self._lock:
+            return self._take(file)
+
+    def _take(self, file: File) -> Partial | None:
         name, fd = partial_name(file.digest), -1
         try:
             if (left := self.left_of(file)) is not None:
@@ -178,18 +182,18 @@ class Partials:
     def set_ready(self, partial: Partial, digest: Digest, path: bytes) -> None:
         """Have what came whole for ``path``, and has ``digest``, be found by that; its descriptor is ours now.
 
-        Of several that turn out to be alike one stays, of which the others can be copies.
+        Of several that turn out to be alike the first one stays, of which the others can be copies; and so
+        does one that is being written, be it whole or not.
 
         Raises:
             OSError: this disk; or they are closed.
         """
-        name = partial_name(digest)
         with self._lock:  # closed meanwhile, they would never let go of it
-            os.rename(partial.name, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-            before = self.ready.get(digest)
-            self.ready[digest] = Ready(partial.fd, path)
-        if before is not None:
-            os.close(before.fd)
+            if self._renamed(partial.name, digest):
+                self.ready[digest] = Ready(partial.fd, path)
+            else:
+                os.unlink(partial.name, dir_fd=self.fd)
+                os.close(partial.fd)
 
     def give_up_ready(self, path: bytes, file: File) -> None:
         """Have what came whole for ``path`` be the partial file of ``file``, which is there in the end.
@@ -205,12 +209,12 @@ class Partials:
             came = [digest for digest, one in self.ready.items() if one.path == path]
             if not came:
                 return
-            fd = self.ready.pop(came[0]).fd
-        names = partial_name(came[0]), partial_name(file.digest)
-        try:
-            os.rename(*names, src_dir_fd=self.fd, dst_dir_fd=self.fd)
-        finally:
-            self.release(fd, file.digest, keep=True)
+            fd, digest = self.ready.pop(came[0]).fd, came[0]
+            try:
+                if self._renamed(partial_name(digest), file.digest):
+                    digest = file.digest
+            finally:
+                self.release(fd, digest, keep=True)
 
     def release(self, fd: int, digest: Digest, *, keep: bool) -> None:
         """Close one that is not put in place.
@@ -246,6 +250,21 @@ class Partials:
             with suppress(FileNotFoundError):
                 if os.stat(partial_name(digest), dir_fd=self.fd).st_size == size:
                     return True
+        return False
+
+    def _renamed(self, name: bytes, digest: Digest) -> bool:
+        """Have a partial file be that of ``digest``, unless somebody is writing another one; say so.
+
+        Whoever writes that would put this in place.
+        """
+        to = partial_name(digest)
+        self._remove(to)
+        self.found.pop(digest, None)
+        try:
+            os.stat(to, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            os.rename(name, to, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            return True
         return False
 
     def _remove(self, name: bytes) -> None:
