@@ -15,14 +15,16 @@ from filesync.manifest import Directory, Manifest, Nodes
 from filesync.manifest.leaving import Leaf, One, leaving
 
 FINE_NS: Final = 1
+_SECOND_NS: Final = 1_000_000_000
 _MOUNTS: Final = Path("/proc/self/mountinfo")
 _TICKS_NS: Final = {
     b"vfat": 2_000_000_000,
     b"msdos": 2_000_000_000,
-    b"ext2": 1_000_000_000,
-    b"ext3": 1_000_000_000,
-    b"hfsplus": 1_000_000_000,
-    b"fuse.sshfs": 1_000_000_000,
+    b"ext2": _SECOND_NS,
+    b"ext3": _SECOND_NS,
+    b"ext4": _SECOND_NS,
+    b"hfsplus": _SECOND_NS,
+    b"fuse.sshfs": _SECOND_NS,
     b"exfat": 10_000_000,
     b"cifs": 100,
     b"fuse": 100,
@@ -32,24 +34,33 @@ _TICKS_NS: Final = {
     b"smb3": 100,
 }
 """What the times of files are multiples of, by the kernel's name of the file system; the rest is dropped."""
+_BY_INODE: Final = frozenset((b"ext2", b"ext3", b"ext4"))
+"""Where inodes are larger than 128 bytes, as they mostly are, times are fine all the same. The kernel says
+when each has changed, as finely as it is kept, and nobody can set that."""
 
 
 def tick_of(fd: int) -> int:
     """Return what the times of files where the directory ``fd`` is are multiples of, in nanoseconds."""
     try:
-        device = os.fstat(fd).st_dev
-        return tick_in(_MOUNTS.read_bytes().splitlines(), device)
+        status = os.fstat(fd)
+        mounts = _MOUNTS.read_bytes().splitlines()
+        return tick_in(mounts, status.st_dev, changed_ns=status.st_ctime_ns)
     except OSError:  # no /proc
         return FINE_NS
 
 
-def tick_in(mounts: Iterable[bytes], device: int) -> int:
-    """Return the same by the lines of ``mountinfo`` (proc(5)); FINE_NS for what is not among them."""
+def tick_in(mounts: Iterable[bytes], device: int, *, changed_ns: int) -> int:
+    """Return the same by the lines of ``mountinfo`` (proc(5)); FINE_NS for what is not among them.
+
+    The directory's own inode changed at ``changed_ns``.
+    """
     number = b"%d:%d" % (os.major(device), os.minor(device))
     for line in mounts:
         words = line.split(b" ")
         if words[2] == number:
-            return _TICKS_NS.get(words[words.index(b"-", 6) + 1], FINE_NS)
+            name = words[words.index(b"-", 6) + 1]
+            tick_ns = _TICKS_NS.get(name, FINE_NS)
+            return FINE_NS if name in _BY_INODE and changed_ns % tick_ns else tick_ns
     return FINE_NS
 
 

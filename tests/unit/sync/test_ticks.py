@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+import pytest
+
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.ticks import FINE_NS, as_kept, tick_in, tick_of
@@ -11,18 +13,29 @@ MOUNTS = [
     b"21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
     b"42 21 8:17 / /media/a\\040stick rw,nosuid shared:7 master:2 - vfat /dev/sdb1 rw,uid=0",
     b"43 21 0:39 / /mnt/share rw - cifs //nas/share rw",
+    b"44 21 8:33 / /mnt/old rw - ext3 /dev/sdc1 rw",
 ]
 SECOND_NS = 1_000_000_000
 
 
 def test_what_times_are_multiples_of_is_known_by_the_file_system() -> None:
-    assert tick_in(MOUNTS, os.makedev(254, 0)) == FINE_NS
-    assert tick_in(MOUNTS, os.makedev(8, 17)) == 2 * SECOND_NS
-    assert tick_in(MOUNTS, os.makedev(0, 39)) == 100
+    assert tick_in(MOUNTS, os.makedev(8, 17), changed_ns=1) == 2 * SECOND_NS
+    assert tick_in(MOUNTS, os.makedev(0, 39), changed_ns=1) == 100
 
 
 def test_of_a_file_system_that_is_not_listed_times_are_taken_as_they_are() -> None:
-    assert tick_in(MOUNTS, os.makedev(0, 99)) == FINE_NS  # as a subvolume of btrfs
+    device = os.makedev(0, 99)  # as a subvolume of btrfs
+    assert tick_in(MOUNTS, device, changed_ns=0) == FINE_NS
+
+
+@pytest.mark.parametrize(
+    "device", [os.makedev(254, 0), os.makedev(8, 33)], ids=["ext4", "ext3"]
+)
+def test_what_times_are_multiples_of_depends_on_the_inodes_where_these_may_be_small(
+    device: int,
+) -> None:
+    assert tick_in(MOUNTS, device, changed_ns=17 * SECOND_NS) == SECOND_NS
+    assert tick_in(MOUNTS, device, changed_ns=17 * SECOND_NS + 1) == FINE_NS
 
 
 def test_where_tests_run_times_are_fine(tmp_path: Path) -> None:
