@@ -242,6 +242,7 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
         filter=unseen_filter(part, options),
         caches=options.used_caches,
         named=named_at_target(delete=options.delete),
+        mounts=options.mounts_there,
         skip_unreadable=True,
         keep_unreadable=True,
     )

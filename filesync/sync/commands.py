@@ -194,6 +194,15 @@ match within a name, ** across slashes, x/*** a directory and all in it.
     help="Have all in DST belong to USER and GROUP, names or numbers that the machine of DST knows; "
     "one may be left out. Who is not root may only name a group that he is in.",
 )
+@click.option(
+    "-x",
+    "--one-file-system",
+    "one_file_system",
+    count=True,
+    help="Stay on the file system that each SRC is on: a directory on which another is mounted arrives "
+    "with nothing in it; with -xx it does not. --delete then leaves alone what DST has in such a "
+    "directory (not with -xx), and what is mounted in DST.",
+)
 @click.option("-n", "--dry-run", is_flag=True, help="Change nothing; list what would change.")
 @click.option("-v", "--verbose", count=True, help="List the names that change.")
 @click.option(
@@ -258,6 +267,7 @@ def sync(
     compress: str,
     bwlimit: str,
     chown: str,
+    one_file_system: int,
     progress: bool | None,
     rsh: str,
     program: str,
@@ -275,6 +285,7 @@ def sync(
     on another, name the directory and use --include. What is copied is verified by digest. Other names in DST stay,
     unless --delete is given.
     """
+    from filesync.disk.scanning.mounts import Mounts
     from filesync.sync.options import Choice, Options, Shell
     from filesync.sync.rate import parse_rate
     from filesync.sync.run import Listing, run
@@ -292,6 +303,7 @@ def sync(
         checksum=flags["checksum"],
         rules=as_rules(excludes),
         choice=Choice(flags["existing"], flags["ignore_existing"], flags["update"]),
+        mounts=Mounts(min(one_file_system, Mounts.LEFT_OUT.value)),
         owner=_owner_names(chown) if chown else None,
         flow=Flow(Compress("zstd" if flags["zstd"] else compress), parse_rate(bwlimit)),
         caches=own_caches(),

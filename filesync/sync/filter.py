@@ -80,6 +80,14 @@ def literal(path: bytes) -> bytes | None:
     return b"- /" + pattern
 
 
+def all_in(path: bytes) -> bytes | None:
+    """Return a rule that excludes just what is in the directory ``path``; as ``literal``."""
+    pattern = _SPECIAL.sub(rb"\\\g<0>", path) + b"/*"
+    if len(WILD.findall(pattern)) > MAX_WILDCARDS or len(pattern) + 3 > MAX_RULE_BYTES:
+        return None
+    return b"- /" + pattern
+
+
 def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
     """Return rules that leave out all but ``paths``, from the transfer's root on, and what is in them.
 

@@ -30,6 +30,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, is_little, scan_place
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
+from filesync.sync.sparing import given_empty, sparing, standing
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
@@ -110,20 +111,26 @@ class _Sync:
             filter=self._filter(at),
             caches=self._options.used_caches,
             watcher=watcher,
+            mounts=self._options.mounts,
             skip_unreadable=True,
         )
 
     def _filter(self, at: int) -> Filter:
         return Filter(self._options.rules, root=self._parts[at].prefix)
 
-    def _removal(self, at: int, given: Manifest) -> Removal | None:
+    def _removal(self, at: int, given: Manifest, there: Found) -> Removal | None:
         # What could not be read is not gone, nor is what is below it.
         if not self._options.delete or self._missing:
             return None
         if not self._are_all_read:
             return None
         tops = self._shadowing(at)
-        return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
+        stays = standing(self._parts[at], there.mounts, given)
+        trees = {at: given} | tops
+        met = {number: self._scan(number).mounts for number in trees}
+        empty = given_empty(self._parts, trees, met)
+        rules = sparing(self._options.kept, given=empty, there=stays)
+        return removal_of(self._parts, at, given, tops, rules, self._nodes)
 
     @cached_property
     def _are_all_read(self) -> bool:
@@ -216,13 +223,14 @@ class _Sync:
         self._note_source(at, found)
         top = found.manifest
         given = unshadowed(self._parts, at, {at: top} | self._shadowing(at), self._nodes)
+        there = there or scan_target(target, part, self._nodes, options)
         plan = plan_part(
             target,
             part,
-            there or scan_target(target, part, self._nodes, options),
+            there,
             given,
             self._nodes,
-            removal=self._removal(at, given),
+            removal=self._removal(at, given, there),
             options=options,
             planned=self._planned,
             stats=self.stats,

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from filesync.disk.scanning.mounts import Mounts
 from filesync.transfer.flow import Flow
 from filesync.transfer.stats import Progress
 
@@ -71,6 +72,7 @@ class Options(msgspec.Struct, frozen=True):
         rules: what to leave out, and alone (see ``filter``).
         spared: those of the rules that hold even with ``delete_excluded``.
         choice: which names come.
+        mounts: what comes of directories of a source on which another file system is mounted.
         owner: whose all is to be, by the names that the destination's machine knows.
         new_owner: the same by numbers, where they are known on this one.
         flow: how fast, and how coded, bytes go over the wire.
@@ -88,6 +90,7 @@ class Options(msgspec.Struct, frozen=True):
     rules: tuple[bytes, ...] = ()
     spared: tuple[bytes, ...] = ()
     choice: Choice = Choice()
+    mounts: Mounts = Mounts.ENTERED
     owner: OwnerNames | None = None
     new_owner: NewOwner | None = None
     flow: Flow = msgspec.field(default_factory=Flow)
@@ -105,6 +108,13 @@ class Options(msgspec.Struct, frozen=True):
     def used_caches(self) -> Path | None:
         """Where the stat caches are that scans may believe."""
         return None if self.reads_all else self.caches
+
+    @property
+    def mounts_there(self) -> Mounts:
+        """What a scan of where something goes makes of those there."""
+        is_minded = self.delete and self.mounts is not Mounts.ENTERED
+        # What is given may be in one: to see that, it has to be entered.
+        return Mounts.NOTED if is_minded else Mounts.ENTERED
 
     @property
     def takes_all(self) -> bool:

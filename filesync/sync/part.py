@@ -18,12 +18,14 @@ class Removal(msgspec.Struct, frozen=True):
         others: trees that go to the same place before or after this one.
         spared: names in the place that are other sources'.
         leading: directories in the place that lead to something in it that could not be read.
+        rules: those of ``filter``, where another machine is to be told.
     """
 
     filter: Filter
     others: Sequence[Manifest] = ()
     spared: frozenset[bytes] = frozenset()
     leading: frozenset[bytes] = frozenset()
+    rules: tuple[bytes, ...] = ()
 
     @property
     def is_of_all(self) -> bool:

@@ -2,12 +2,13 @@
 
 import enum
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.disk.handles import shown
+from filesync.disk.scanning.mounts import Mounts
 from filesync.disk.scanning.scan import LeaveOut, scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import cache_bytes, open_cache
@@ -51,11 +52,13 @@ class Found(NamedTuple):
         manifest: the tree.
         skipped: how many names of which kind cannot be part of it.
         unreadable: what was left out as it could not be read, and why (errno).
+        mounts: directories on which another file system is mounted, if they were to be told of (see ``scan``).
     """
 
     manifest: Manifest
     skipped: Mapping[str, int]
     unreadable: Mapping[bytes, int]
+    mounts: Sequence[bytes] = ()
 
     def written_by(self, writer: Writer | None, nodes: Nodes) -> "Found":
         """Return the same as ``writer`` is to make it, if there is one; see ``as_written_by``."""
@@ -72,6 +75,7 @@ def scan_place(
     caches: Path | None,
     watcher: Watcher | None = None,
     named: Named = Named.FILES,
+    mounts: Mounts = Mounts.ENTERED,
     skip_unreadable: bool = False,
     keep_unreadable: bool = False,
     spare_changed: bool = False,
@@ -85,6 +89,7 @@ def scan_place(
         caches: where the stat caches are; None reads every file.
         watcher: is told what has been done (see ``scan``).
         named: what is seen of a place that is other names.
+        mounts: what becomes of directories on which another file system is mounted.
         skip_unreadable: leave out what cannot be read.
         keep_unreadable: not files, though (see ``scan``).
         spare_changed: let the next scan find changed what this one does (see ``scan``).
@@ -107,6 +112,7 @@ def scan_place(
                 cache=cache,
                 names=place.names,
                 stays_out=named is Named.DIRECTORIES,
+                mounts=mounts,
                 leave_out=leave_out,
                 watcher=watcher,
                 skip_unreadable=skip_unreadable,
@@ -119,7 +125,7 @@ def scan_place(
             why = os.strerror(exc.errno)
             sentence = f"{shown(place.label)} cannot be read: {why}"
             raise Unreadable(sentence, exc.path, exc.errno) from exc
-    return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable)
+    return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable, found.mounts)
 
 
 def note_proved(

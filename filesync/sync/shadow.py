@@ -155,7 +155,7 @@ def removal_of(
     part = parts[at]
     filter = Filter(rules, root=part.prefix)
     if part.is_of_files:
-        return Removal(filter)
+        return Removal(filter, rules=tuple(rules))
     others: list[Manifest] = []
     spared: set[bytes] = set()
     for number, seen in _seen(parts, at, tops, nodes).items():
@@ -167,7 +167,7 @@ def removal_of(
             spared.add(other.inside)
         else:  # a name that this one gives stands before theirs
             spared |= {name for name in other.names if not given.root.find(name)}
-    return Removal(filter, others, frozenset(spared))
+    return Removal(filter, others, frozenset(spared), rules=tuple(rules))
 
 
 class _At(msgspec.Struct, frozen=True):

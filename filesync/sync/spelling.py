@@ -97,7 +97,6 @@ _OF: Final[Mapping[str, str]] = {
     "--fsync": "nothing waits for the disk; run sync(1) afterwards",
     "-W --whole-file --no-whole-file --no-W -B --block-size": _DELTA,
     "-I --ignore-times --size-only -@ --modify-window --checksum-choice --cc": _COMPARES,
-    "-x --one-file-system": "what is mounted below SRC is part of it; name it with --exclude",
     "--rsync-path": "write --filesync-path; no rsync runs there",
     "-M --remote-option --port --address --sockopts": _OWN_PROTOCOL,
     "--blocking-io --password-file --protocol --daemon --config --server": _OWN_PROTOCOL,

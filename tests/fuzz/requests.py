@@ -81,8 +81,9 @@ def seeds() -> list[bytes]:
     answered, deltas = answer_deltas(NEW, asked)
     requests: list[wire.Request] = [
         wire.Look(PATHS, rules, True),
-        wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules),
-        wire.Prepare(b"a", owner=wire.OwnerNames("12", "34")),
+        wire.Look(PATHS, one_file_system=2),
+        wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules, mounts=True),
+        wire.Prepare(b"a", owner=fields.OwnerNames("12", "34")),
         wire.Scan(TOKEN),
         wire.Scan(TOKEN, (12, frozenset([0, 34]))),
         wire.Scan(TOKEN, grows=True),
@@ -102,11 +103,13 @@ def seeds() -> list[bytes]:
         wire.Progressed(1, 2),
     ]
     answers: list[tuple[wire.Answer, bytes]] = [
+        (wire.Found((), {0: 2}, 1), b""),
         (wire.Found((fields.Part(TOKEN, b"b"), fields.Part(TOKEN, b"", (b"d", b"b")))), b""),
         (wire.Prepared(TOKEN, True, b"name"), b""),
         (wire.Prepared(TOKEN, writer=(12, frozenset([0, 34])), group=34), b""),
         (wire.Prepared(TOKEN, new_owner=(12, None)), b""),
         (wire.Scanned(NEW.tree, {"socket": 1}), b""),
+        (wire.Scanned(NEW.tree, mounts=(b"a", b"a/*"), unnamed_mounts=1), b""),
         (wire.Nodes(), answer_nodes(NEW, (NEW.tree,))),
         (answered, deltas),
         (wire.Directories(NEW.tree), pack_directories([(b"a/b", node), (b"", node)])),
@@ -150,7 +153,7 @@ def _answer(request: wire.Request) -> None:
             _check_written(Writer(uid, groups))
         case wire.Give():
             _take_told(request)
-        case wire.Prepare(owner=wire.OwnerNames(user, group)):
+        case wire.Prepare(owner=fields.OwnerNames(user, group)):
             known = look_up(OwnerNames(user, group))
             assert all(one is None or 0 <= one <= MAX_ID for one in known)
         case wire.Look(paths, rules) | wire.Prepare(names=paths, rules=rules):

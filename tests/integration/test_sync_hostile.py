@@ -982,7 +982,7 @@ def test_who_is_asked_for_somebody_that_is_nobody_prepares_nothing(
     served: Path, name: str
 ) -> None:
     async def talk(ask: Ask) -> None:
-        for names in (wire.OwnerNames(name), wire.OwnerNames("", name)):
+        for names in (fields.OwnerNames(name), fields.OwnerNames("", name)):
             await refused(ask, wire.Prepare(b"new", is_directory=True, owner=names), UsageError)
         assert not (served / "new").exists()
 

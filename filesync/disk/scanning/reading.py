@@ -73,7 +73,7 @@ class Listing:
     """One directory while it is read.
 
     Attributes:
-        inode: the directory's own.
+        inode, device: the directory's own.
         mtime_ns: its own, as it is; in the header it is one that fits.
         directories: names of subdirectories.
         stamps: of all else, in the order of the directory.
@@ -98,6 +98,7 @@ class Listing:
         self.prefix = path + b"/" if path else b""
         status = os.fstat(fd)
         self.inode = status.st_ino
+        self.device = status.st_dev
         self.mtime_ns = status.st_mtime_ns
         self.header = header_of(status, read_xattrs(fd, path))
         self.directories: list[bytes] = []

@@ -3,12 +3,13 @@
 A directory is read through its descriptor, one at a time, in walk order. A file that the stat
 cache knows costs one ``fstatat``; where all files of a directory are known its node is taken from
 the cache as it is. Else a file costs an open, a read between two ``fstat`` that show that nothing
-changed meanwhile, and a ``flistxattr``.
+changed meanwhile, and a ``flistxattr``. Where it matters what is mounted, a directory costs a stat.
 """
 
 import os
+import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from pathlib import Path
@@ -23,12 +24,14 @@ from filesync.disk.scanning.listing import (
     Found,
     Item,
     Stamp,
+    header_of,
     look,
     names_in,
     recent,
     these_in,
 )
-from filesync.disk.scanning.readfile import unreadable
+from filesync.disk.scanning.mounts import Mounts
+from filesync.disk.scanning.readfile import read_xattrs, unreadable
 from filesync.disk.scanning.reading import Listing, Reader
 from filesync.disk.scanning.statcache import (
     NOT_NOTED,
@@ -85,6 +88,7 @@ class Scanned(NamedTuple):
         content: content digest of the root.
         skipped: what cannot be part of a tree, counted by kind (``socket``, ``extreme mtime``).
         unreadable: what was left out as it could not be read, and why (errno).
+        mounts: directories on which another file system is mounted, unless they are as any others or left out.
         bytes_read: content that was read; what a cache or hint knew was not.
         files_read: files that were read.
     """
@@ -93,6 +97,7 @@ class Scanned(NamedTuple):
     content: Digest
     skipped: Mapping[str, int]
     unreadable: Mapping[bytes, int]
+    mounts: Sequence[bytes]
     bytes_read: int
     files_read: int
 
@@ -104,6 +109,7 @@ def scan(
     cache: StatCache | None = None,
     names: Set[bytes] | None = None,
     stays_out: bool = False,
+    mounts: Mounts = Mounts.ENTERED,
     excludes: Excludes | None = None,
     leave_out: LeaveOut | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
@@ -117,7 +123,8 @@ def scan(
 
     ``root`` may be a link to a directory, of which only ``names`` are looked at if they are given;
     none of them need be there. A scan that ``stays_out`` sees directories in it, and nothing that is
-    in those. What ``leave_out`` says is as if it were not there, with all below it. ``hints`` gives
+    in those. ``mounts`` says what becomes of those on which another file system is mounted; each of ``names``
+    begins on its own. What ``leave_out`` says is as if it were not there, with all below it. ``hints`` gives
     (size, digest) of files that the caller has just written and checked: a file of that size at that
     path is not read.
     ``watcher`` is told of directories as they are done; if there are hard links across them the
@@ -152,6 +159,7 @@ def scan(
             cache=cache,
             names=names,
             stays_out=stays_out,
+            mounts=mounts,
             excludes=excludes,
             leave_out=leave_out,
             changed=watcher.directory_changed if watcher else None,
@@ -179,6 +187,7 @@ def scan(
         content,
         dict(reader.skipped),
         reader.unreadable,
+        scanning.met,
         reader.bytes_read,
         reader.files_read,
     )
@@ -188,14 +197,20 @@ class _At(NamedTuple):
     """A directory to be read.
 
     ``only_on_the_way``: it is left out itself, and kept for what is taken back in below it.
+    ``device``: that of the directory that it is in; None where it does not matter what is mounted.
     """
 
     path: bytes
     only_on_the_way: bool = False
+    device: int | None = None
 
 
 class _Scan:
-    """One scan under way: ``expand`` turns a directory on disk into its entries."""
+    """One scan under way: ``expand`` turns a directory on disk into its entries.
+
+    Attributes:
+        met: directories on which another file system is mounted, if they are to be told of.
+    """
 
     def __init__(
         self,
@@ -205,6 +220,7 @@ class _Scan:
         cache: StatCache | None,
         names: Set[bytes] | None,
         stays_out: bool,
+        mounts: Mounts,
         excludes: Excludes | None,
         leave_out: LeaveOut | None,
         changed: Callable[[bytes, bytes | None, Digest], None] | None,
@@ -217,6 +233,8 @@ class _Scan:
         self._cache = cache
         self._names = None if names is None else sorted(names)
         self._stays_out = stays_out
+        self._mounts = mounts
+        self.met: list[bytes] = []
         self._excludes = excludes
         self._leave_out = leave_out
         self._changed = changed
@@ -235,7 +253,11 @@ class _Scan:
         """Read one directory; its subdirectories are left for later."""
         _check_depth(at.path)
         try:
+            if (found := self._mounted(at)) is not None:
+                return found
             fd = self._handles.open(at.path)
+        except OSError as exc:
+            return self._skip(at, exc)
         except StoreError as exc:
             if at.path and isinstance(exc.__cause__, FileNotFoundError | NotADirectoryError):
                 return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
@@ -246,6 +268,32 @@ class _Scan:
             return self._read(at, self._reader.begin(at.path, fd))
         except OSError as exc:
             return self._skip(at, exc)
+
+    def _mounted(self, at: _At) -> Expansion[_At] | None:
+        """Return what there is of a directory that is not entered for what is mounted on it; None of others.
+
+        It is not opened: it may be shut, and what is mounted on demand is not asked for.
+
+        Raises:
+            OSError, StoreError: it, or the directory that it is in, cannot be looked at.
+        """
+        if at.device is None:
+            return None
+        above, _, name = at.path.rpartition(b"/")
+        parent = self._handles.open(above)
+        try:
+            status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        if status.st_dev == at.device or not stat.S_ISDIR(status.st_mode):
+            return None
+        if self._mounts is Mounts.LEFT_OUT:
+            return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
+        self.met.append(at.path)
+        if self._mounts is Mounts.NOTED:
+            return None
+        xattrs = read_xattrs(b"/proc/self/fd/%d/%s" % (parent, name), at.path)
+        return Expansion(header_of(status, xattrs), [], [])
 
     def _skip(self, at: _At, exc: OSError) -> Expansion[_At]:
         """Leave out a directory that cannot be read, or raise."""
@@ -277,8 +325,9 @@ class _Scan:
             self._reader.finish(listing)
             made = self._notes(listing, seen) if self._cache is not None else None
         # Taken from the end, so that hard-link groups are met, and named, in walk order.
+        device = self._device_in(listing)
         children = [
-            (name, _At(listing.prefix + name, name in on_the_way))
+            (name, _At(listing.prefix + name, name in on_the_way, device))
             for name in sorted(listing.directories, reverse=True)
         ]
         return Expansion(
@@ -289,6 +338,14 @@ class _Scan:
             known=known,
             made=made,
         )
+
+    def _device_in(self, listing: Listing) -> int | None:
+        """Return the device that directories in a directory are to be on; None where that is any."""
+        if self._mounts is Mounts.ENTERED:
+            return None
+        if self._names is not None and not listing.prefix and self._mounts is not Mounts.NOTED:
+            return None  # each was asked for by itself
+        return listing.device
 
     def _found(self, listing: Listing) -> Found:
         if self._names is None or listing.prefix:

@@ -1,6 +1,6 @@
 """A scan beside this process: that of a destination, while this one scans what goes there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final
 
@@ -19,15 +19,16 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
     tree: WireDigest
     skipped: Mapping[str, int]
     unreadable: Mapping[bytes, int]
+    mounts: Sequence[bytes]
 
     @classmethod
     def of(cls, found: Found) -> "Said":
         """Return what to say of what was found."""
-        return cls(found.manifest.tree, found.skipped, found.unreadable)
+        return cls(found.manifest.tree, found.skipped, found.unreadable, found.mounts)
 
     def found(self, nodes: Nodes) -> Found:
         """Return what was found, of which ``nodes`` has the nodes."""
-        return Found(Manifest(self.tree, nodes), self.skipped, self.unreadable)
+        return Found(Manifest(self.tree, nodes), self.skipped, self.unreadable, self.mounts)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

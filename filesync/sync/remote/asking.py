@@ -52,6 +52,11 @@ async def tell(channel: Channel, request: wire.Request) -> None:
     await call_only(channel, _encoded(request))
 
 
+def too_old(option: str) -> UsageError:
+    """Return what says that the other side does not do what ``option`` asks for."""
+    return UsageError(f"the filesync there does not know {option}; it is older than this one")
+
+
 def with_more(message: M, **more: object) -> M:
     """Return ``message`` with ``more`` in it; as it is where it would then be too long to be sent."""
     longer = msgspec.structs.replace(message, **more)

@@ -20,6 +20,8 @@ MAX_OTHERS: Final = 64
 MAX_KINDS: Final = 64
 MAX_NAMED: Final = 100
 """Paths that are named; of others it is said how many there are."""
+MAX_MOUNTS_BYTES: Final = 64 << 10
+"""Of the paths of what is mounted, in one answer, which is to hold other paths besides."""
 MAX_SIGNATURES_BYTES: Final = 128 << 10
 """Of one ask: its body has a bound."""
 MAX_DELTAS_BYTES: Final = 2 * MAX_NODE_BYTES
@@ -41,7 +43,12 @@ Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[A-Za-z ]*\Z")]
 Tick = Annotated[int, msgspec.Meta(ge=1, le=1 << 32)]
 Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
 Paths = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_PATHS)]
+OneFileSystem = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
+Digests = Annotated[
+    tuple[WireDigest, ...], msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES)
+]
+Fresh = Annotated[tuple[tuple[Path, WireDigest], ...], msgspec.Meta(max_length=MAX_FRESH)]
 Begun = tuple[Path, Size, TimeNs]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
 Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
@@ -56,11 +63,21 @@ Identity = tuple[Inode, Inode]
 Kinds = Annotated[dict[Kind, Count], msgspec.Meta(max_length=MAX_KINDS)]
 
 
+class OwnerNames(msgspec.Struct, frozen=True):
+    """Whose all is to be: names, or numbers in digits, that the server is to look up; "" for none."""
+
+    user: OwnerName = ""
+    group: OwnerName = ""
+
+
 class Other(msgspec.Struct, frozen=True):
     """A tree that another source gives to the same place; its nodes may be asked for."""
 
     token: Token
     tree: WireDigest
+
+
+Others = Annotated[tuple[Other, ...], msgspec.Meta(max_length=MAX_OTHERS)]
 
 
 class Edits(msgspec.Struct, frozen=True):

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from msgspec.structs import replace
 
 from filesync.digest import Digest
+from filesync.disk.scanning.mounts import Mounts
 from filesync.entropy import random_bytes
-from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
+from filesync.errors import FilesyncError, UnexpectedMessage
 from filesync.manifest.owner import Writer
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
@@ -22,7 +23,7 @@ from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import fields, wire
-from filesync.sync.remote.asking import Peer, ask, tell, with_more
+from filesync.sync.remote.asking import Peer, ask, tell, too_old, with_more
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.remote.sourcetrees import SourceTrees
 from filesync.sync.remote.telling import ADD_AFTER_S
@@ -156,9 +157,10 @@ class Giving:
             scan=True,
             goes_on=True,
             given=None if part.is_of_files else self._sources[at].place.identity,
-            owner=None if names is None else wire.OwnerNames(names.user, names.group),
+            owner=None if names is None else fields.OwnerNames(names.user, names.group),
             touches=part.touches,
             trees=part.trees,
+            mounts=options.mounts_there is Mounts.NOTED,
         )
         if part.inside and await self._is_left_alone(peer, request):
             await self._give_nothing(at)
@@ -195,9 +197,7 @@ class Giving:
         options, scan = self._options, self._trees.scan(at)
         is_alone = stands_alone(self._parts, at, delete=options.delete)
         if options.owner is not None and prepared.new_owner is None:
-            raise UsageError(
-                "the filesync there does not know --chown; it is older than this one"
-            )
+            raise too_old("--chown")
         if prepared.is_empty and is_alone and options.takes_all:
             await self._send_growing(peer, at, prepared.token)
             return
@@ -210,7 +210,7 @@ class Giving:
                 await self._add(peer, at, prepared.token)
             self._note_source(at, await scan.task)
         top = await self._trees.coming(at, prepared.new_owner)
-        removal = await self._trees.removal(at, top)
+        removal = await self._trees.removal(at, top, there)
         if there.unreadable:
             top, removal = await self._around(at, there, top, removal)
         likely = await in_thread(self._trees.likely_there, at, top, prepared.group)
@@ -429,7 +429,7 @@ class Giving:
                 offer.token,
                 top.tree,
                 delete=removal is not None,
-                rules=options.kept,
+                rules=removal.rules if removal else (),
                 others=tuple([fields.Other(other, one.tree) for other, one in others.items()]),
                 spared=tuple(sorted(removal.spared)) if removal else (),
                 progress=self._progress is not None,

@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from filesync.disk.scanning.mounts import Mounts
 from filesync.manifest.tree import Nodes
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
@@ -38,6 +39,7 @@ class GrowingScan:
         *,
         filter: Filter,
         caches: Path | None,
+        mounts: Mounts,
         dry_run: bool,
         recent_bytes: int,
         copies: "Copies | None",
@@ -62,7 +64,7 @@ class GrowingScan:
             on_cut=self.cuts.note,
         )
         self.task: asyncio.Task[Found] = asyncio.create_task(
-            in_thread(_scan, place, nodes, filter, caches, self.tree, dry_run)
+            in_thread(_scan, place, nodes, filter, caches, mounts, self.tree, dry_run)
         )
         self.telling = Telling(self.tree.fresh, self.task)
 
@@ -92,6 +94,7 @@ def _scan(
     nodes: Nodes,
     filter: Filter,
     caches: Path | None,
+    mounts: Mounts,
     growing: GrowingTree,
     dry_run: bool,
 ) -> "Found":
@@ -104,6 +107,7 @@ def _scan(
         filter=filter,
         caches=caches,
         watcher=growing,
+        mounts=mounts,
         skip_unreadable=True,
         spare_changed=dry_run,
     )

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from filesync.disk.scanning.mounts import Mounts
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Manifest, MemoryNodes, empty_manifest
 from filesync.manifest.owner import Writer, seem_others
@@ -46,6 +47,7 @@ class Held:
         filter: what the scan leaves out.
         place: None for what a dry run would make.
         part: what of the sync it is.
+        mounts: what the scan makes of directories on which another file system is mounted.
         is_offered: it is to be taken from.
         is_claimed: it is to be given to, and nobody else gives to it.
         rename: what the one name that is given is called there.
@@ -70,6 +72,7 @@ class Held:
         filter: Filter,
         caches: Path | None,
         *,
+        mounts: Mounts = Mounts.ENTERED,
         is_offered: bool = False,
         rename: bytes | None = None,
         is_claimed: bool = False,
@@ -77,6 +80,7 @@ class Held:
     ) -> None:
         self.place = place
         self.part = part
+        self.mounts = mounts
         self.is_offered = is_offered
         self.is_claimed = is_claimed
         self.rename = rename
@@ -159,6 +163,7 @@ class Held:
             caches=self._caches,
             watcher=edits if self.is_offered else None,
             named=self._named,
+            mounts=self.mounts,
             skip_unreadable=True,
             keep_unreadable=not self.is_offered,
         )
@@ -190,6 +195,7 @@ class Held:
             self.nodes,
             filter=self.filter,
             caches=self._caches,
+            mounts=self.mounts,
             dry_run=False,
             recent_bytes=RECENT_BYTES // among,
             copies=self.recent.copies,

@@ -11,6 +11,7 @@ from typing import Final, assert_never
 
 from filesync.descriptors import PATIENCE_S, are_used_up, with_room
 from filesync.disk.handles import shown
+from filesync.disk.scanning.mounts import Mounts
 from filesync.errors import LocalError, StoreError, UnexpectedMessage, UsageError
 from filesync.manifest import is_name
 from filesync.manifest.owner import Writer
@@ -128,7 +129,7 @@ class TreeServer:
             )
             for token, held, is_bare in zip(tokens, helds, bare, strict=True)
         ]
-        return wire.Found(tuple(found), nowhere)
+        return wire.Found(tuple(found), nowhere, request.one_file_system)
 
     def _find_sources(
         self, request: wire.Look
@@ -143,7 +144,14 @@ class TreeServer:
         helds: list[Held] = []
         for source in sources.found:
             below = Filter(request.rules, root=source.part.prefix)
-            held = Held(source.place, source.part, below, caches, is_offered=True)
+            held = Held(
+                source.place,
+                source.part,
+                below,
+                caches,
+                mounts=Mounts(request.one_file_system),
+                is_offered=True,
+            )
             if request.copies and self._caches is not None:
                 held.recent.copies = Copies(self._caches)
             helds.append(held)
@@ -184,6 +192,7 @@ class TreeServer:
             part,
             filter,
             caches,
+            mounts=Mounts.NOTED if request.mounts else Mounts.ENTERED,
             rename=rename,
             is_claimed=not request.dry_run,
             named=named_at_target(delete=request.delete),
@@ -264,7 +273,13 @@ class TreeServer:
                 held.offer = self.plane.offer(
                     held.manifest, held.place.root, token, recent=held.recent, is_live=True
                 )
-        return scanned_of(told.tree, found.skipped, found.unreadable, of_others=held.of_others)
+        return scanned_of(
+            told.tree,
+            found.skipped,
+            found.unreadable,
+            None if held.mounts is Mounts.ENTERED else found.mounts,
+            of_others=held.of_others,
+        )
 
     def _offer_fresh(self, held: Held, token: bytes | None) -> Fresh | None:
         """Offer by ``token`` what a scan of what is to be taken will find new, if that is asked for."""
@@ -293,7 +308,10 @@ class TreeServer:
                 self._holders.drop(channel, token)  # some of it may have been taken
                 raise
         held.manifest = found.manifest
-        return scanned_of(held.manifest.tree, found.skipped, found.unreadable, of_others=False)
+        # Nothing is deleted where it goes: nobody needs to know what was mounted.
+        return scanned_of(
+            held.manifest.tree, found.skipped, found.unreadable, None, of_others=False
+        )
 
     async def _cut_ahead(self, channel: Channel, request: wire.Changing) -> None:
         held = self._holders.find(channel, request.token)
@@ -363,7 +381,7 @@ def _takes_additions(target: Target | None, request: wire.Prepare) -> bool:
     return not (request.given and target.place.is_in(request.given))
 
 
-def _known(names: wire.OwnerNames) -> fields.NewOwner:
+def _known(names: fields.OwnerNames) -> fields.NewOwner:
     return look_up(OwnerNames(names.user, names.group))
 
 

@@ -3,15 +3,18 @@
 import asyncio
 from typing import TYPE_CHECKING
 
+from filesync.disk.scanning.mounts import Mounts
 from filesync.manifest.owner import Writer, as_written_by, seem_others
 from filesync.manifest.tree import Manifest, Nodes
-from filesync.sync.filter import Filter
+from filesync.sync.filter import MAX_RULES, Filter
 from filesync.sync.options import NewOwner, Options
 from filesync.sync.part import Parts, Removal
-from filesync.sync.remote import fields
+from filesync.sync.remote import fields, wire
+from filesync.sync.remote.asking import too_old
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
+from filesync.sync.sparing import given_empty, sparing, standing, too_many_mounts
 from filesync.transfer.send.recent import RECENT_BYTES
 from filesync.transfer.threads import in_thread
 
@@ -46,6 +49,7 @@ class SourceTrees:
                 self._nodes,
                 filter=self.filter(at),
                 caches=self._options.used_caches,
+                mounts=self._options.mounts,
                 dry_run=self._options.dry_run,
                 recent_bytes=RECENT_BYTES // len(self._sources),
                 copies=self._copies(),
@@ -99,12 +103,25 @@ class SourceTrees:
             return given
         return as_written_by(self.writer, given, self._nodes, others=group)
 
-    async def removal(self, at: int, given: Manifest) -> Removal | None:
-        """Return what is deleted where a source goes, of which ``given`` comes; None for nothing."""
+    async def removal(self, at: int, given: Manifest, there: wire.Scanned) -> Removal | None:
+        """Return what is deleted ``there``, where ``given`` comes of a source; None for nothing.
+
+        Raises:
+            UsageError: too much is mounted, or the server does not say what.
+        """
         if not await self._deletes():
             return None
         tops = await self._shadowing(at)
-        return removal_of(self._parts, at, given, tops, self._options.kept, self._nodes)
+        if self._options.mounts_there is Mounts.NOTED and there.mounts is None:
+            raise too_old("--one-file-system")
+        stays = standing(self._parts[at], there.mounts or (), given)
+        trees = {at: given} | tops
+        met = {number: (await self.scan(number).task).mounts for number in trees}
+        empty = given_empty(self._parts, trees, met)
+        rules = sparing(self._options.kept, given=empty, there=stays)
+        if there.unnamed_mounts or len(rules) > MAX_RULES:
+            raise too_many_mounts()
+        return removal_of(self._parts, at, given, tops, rules, self._nodes)
 
     async def _top(self, at: int) -> Manifest:
         """Return the tree of a source, as it can be kept there."""

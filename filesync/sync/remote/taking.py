@@ -29,7 +29,7 @@ from filesync.sync.planned import Planned
 from filesync.sync.remote import wire
 from filesync.sync.remote.ahead import Ahead
 from filesync.sync.remote.arriving import Arrivals
-from filesync.sync.remote.asking import Peer, ask, tell
+from filesync.sync.remote.asking import Peer, ask, tell, too_old
 from filesync.sync.remote.earlies import MOST_AT_ONCE, Earlies
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.moving import Moving
@@ -39,6 +39,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import are_several, is_named
+from filesync.sync.sparing import given_empty, sparing, standing, too_many_mounts
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
@@ -70,9 +71,16 @@ async def take(
     """
     options = await in_thread(as_known_here, options)
     request = wire.Look(
-        tuple(paths), options.rules, options.reads_all, skip_missing=True, copies=options.afresh
+        tuple(paths),
+        options.rules,
+        options.reads_all,
+        skip_missing=True,
+        copies=options.afresh,
+        one_file_system=options.mounts.value,
     )
     found, _ = await ask(peer.channel, request, wire.Found)
+    if found.one_file_system != request.one_file_system:
+        raise too_old("--one-file-system")
     taking = _Taking(peer, found, paths, dest, options, progress, ahead)
     for at in reversed(range(len(found.parts))):
         with changes_of(taking.parts[at]):
@@ -312,7 +320,7 @@ class _Taking:
             there,
             given,
             self._nodes,
-            removal=await self._removal(at, given),
+            removal=await self._removal(at, given, there),
             options=self._options,
             planned=self._planned,
             stats=self.stats,
@@ -363,11 +371,19 @@ class _Taking:
     async def _shadowing(self, at: int) -> dict[int, Manifest]:
         return {number: await self._top(number) for number in shadowing(self.parts, at)}
 
-    async def _removal(self, at: int, given: Manifest) -> Removal | None:
+    async def _removal(self, at: int, given: Manifest, there: Found) -> Removal | None:
         if not self._options.delete or not self._is_all_found or not await self._is_all_read():
             return None
         tops = await self._shadowing(at)
-        return removal_of(self.parts, at, given, tops, self._options.kept, self._nodes)
+        stays = standing(self.parts[at], there.mounts, given)
+        trees = {at: given} | tops
+        found = {number: await self._scan(number) for number in trees}
+        if any(one.unnamed_mounts for one in found.values()):
+            raise too_many_mounts()
+        met = {number: one.mounts or () for number, one in found.items()}
+        empty = given_empty(self.parts, trees, met)
+        rules = sparing(self._options.kept, given=empty, there=stays)
+        return removal_of(self.parts, at, given, tops, rules, self._nodes)
 
     async def _is_all_read(self) -> bool:
         """Say whether the server could read all parts: else what is not there may be yet."""

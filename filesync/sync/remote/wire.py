@@ -36,14 +36,14 @@ from filesync.sync.remote.fields import (
     MAX_BEGUN,
     MAX_DELTAS_BYTES,
     MAX_FIRST_NODES_BYTES,
-    MAX_FRESH,
     MAX_NAMED,
-    MAX_OTHERS,
     MAX_PATHS,
     Begun,
     Count,
+    Digests,
     Edits,
     Errno,
+    Fresh,
     Id,
     Identity,
     Kinds,
@@ -52,8 +52,9 @@ from filesync.sync.remote.fields import (
     NewOwner,
     Number,
     Numbers,
-    Other,
-    OwnerName,
+    OneFileSystem,
+    Others,
+    OwnerNames,
     Part,
     Path,
     Paths,
@@ -78,6 +79,7 @@ class Look(_Message, frozen=True, tag="look"):
         checksum: read every file.
         skip_missing: say which are not there, and go on; else that is an error.
         copies: copy what is read, and send that: it is little, and changes all the while.
+        one_file_system: directories where another one is mounted come as any (0), empty (1), or not (2).
     """
 
     paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=MAX_PATHS)]
@@ -85,6 +87,7 @@ class Look(_Message, frozen=True, tag="look"):
     checksum: bool = False
     skip_missing: bool = False
     copies: bool = False
+    one_file_system: OneFileSystem = 0
 
 
 class Found(_Message, frozen=True, tag="found"):
@@ -92,17 +95,12 @@ class Found(_Message, frozen=True, tag="found"):
 
     Attributes:
         missing: which of the paths lead nowhere, by number, and why.
+        one_file_system: what was asked for; one that does not know of it says 0, and gives all.
     """
 
     parts: tuple[Part, ...]
     missing: Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)] = {}
-
-
-class OwnerNames(msgspec.Struct, frozen=True):
-    """Whose all is to be: names, or numbers in digits, that the server is to look up; "" for none."""
-
-    user: OwnerName = ""
-    group: OwnerName = ""
+    one_file_system: OneFileSystem = 0
 
 
 class Prepare(_Message, frozen=True, tag="prepare"):
@@ -128,6 +126,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
             there, or nothing may be given to them.
         touches: no source gives ``path`` times of its own: what is made in it changes them.
         trees: directories are among the names, with all that is in them.
+        mounts: tell of directories there on which another file system is mounted.
     """
 
     path: Path
@@ -145,6 +144,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     owner: OwnerNames | None = None
     touches: bool = False
     trees: bool = False
+    mounts: bool = False
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
@@ -208,6 +208,8 @@ class Scanned(_Message, frozen=True, tag="scanned"):
             likely has; if he asked for that.
         remains: of large files: what they still have of those that he most likely has; likewise.
         of_others: some of it seems to be of a group that the asker is not in.
+        mounts: directories where another file system is mounted, as many as go in; of what was found, those
+            that come empty. None if nobody asked. unnamed_mounts: how many more there are.
     """
 
     tree: WireDigest
@@ -217,15 +219,15 @@ class Scanned(_Message, frozen=True, tag="scanned"):
     edits: Edits | None = None
     remains: Edits | None = None
     of_others: bool = False
+    mounts: Paths | None = None
+    unnamed_mounts: Count = 0
 
 
 class AskNodes(_Message, frozen=True, tag="ask-nodes"):
     """Send these nodes of a scanned tree. -> Nodes, with as many of them as go in one."""
 
     token: Token
-    digests: Annotated[
-        tuple[WireDigest, ...], msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES)
-    ]
+    digests: Digests
 
 
 class Nodes(_Message, frozen=True, tag="nodes"):
@@ -322,7 +324,7 @@ class Give(_Message, frozen=True, tag="give"):
     tree: WireDigest
     delete: bool = False
     rules: Rules = ()
-    others: Annotated[tuple[Other, ...], msgspec.Meta(max_length=MAX_OTHERS)] = ()
+    others: Others = ()
     spared: Names = ()
     progress: bool = False
     nodes: Annotated[bytes, msgspec.Meta(max_length=MAX_FIRST_NODES_BYTES)] = b""
@@ -389,9 +391,7 @@ class Directories(_Message, frozen=True, tag="directories"):
     """
 
     tree: WireDigest | None = None
-    fresh: Annotated[
-        tuple[tuple[Path, WireDigest], ...], msgspec.Meta(max_length=MAX_FRESH)
-    ] = ()
+    fresh: Fresh = ()
     begun: Annotated[tuple[Begun, ...], msgspec.Meta(max_length=MAX_BEGUN)] = ()
 
 

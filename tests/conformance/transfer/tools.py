@@ -150,24 +150,32 @@ class Tool(ABC):
         dst: Path,
         *,
         excludes: Sequence[str] = (),
+        options: Sequence[str] = (),
         umask: int = 0o022,
         rate: str = "",
     ) -> "Running":
         """Begin to make ``dst`` equal to ``src``, at most ``rate`` bytes a second."""
-        rules = [f"--exclude={pattern}" for pattern in excludes]
+        rules = [*options, *(f"--exclude={pattern}" for pattern in excludes)]
         if rate:
             rules.append(f"--bwlimit={rate}")
         return Running(self, self._start(src, dst, rules, umask))
 
     def sync(
-        self, src: Path, dst: Path, *, excludes: Sequence[str] = (), umask: int = 0o022
+        self,
+        src: Path,
+        dst: Path,
+        *,
+        excludes: Sequence[str] = (),
+        options: Sequence[str] = (),
+        umask: int = 0o022,
     ) -> Done:
-        """Make ``dst`` equal to ``src``."""
-        return self.start(src, dst, excludes=excludes, umask=umask).wait()
+        """Make ``dst`` equal to ``src``, but for what ``options`` say, which all tools have."""
+        running = self.start(src, dst, excludes=excludes, options=options, umask=umask)
+        return running.wait()
 
-    def must_sync(self, src: Path, dst: Path) -> Done:
+    def must_sync(self, src: Path, dst: Path, *, options: Sequence[str] = ()) -> Done:
         """Do it, and fail unless it says that it is done."""
-        done = self.sync(src, dst)
+        done = self.sync(src, dst, options=options)
         assert done.code == 0, done
         return done
 

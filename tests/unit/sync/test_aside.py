@@ -31,7 +31,7 @@ def finds(shape: Shape) -> Callable[[Nodes], Found]:
         made = manifest(shape)
         for digest in made.nodes:  # type: ignore[attr-defined]
             nodes.write(digest, made.nodes.read(digest), made.nodes.summary(digest))
-        return Found(Manifest(made.tree, nodes), {"socket": 2}, {b"a/\xff": 13})
+        return Found(Manifest(made.tree, nodes), {"socket": 2}, {b"a/\xff": 13}, [b"m"])
 
     return scan
 
@@ -55,6 +55,7 @@ def test_what_was_found_is_here_with_its_nodes() -> None:
     assert found is not None
     assert list(found.manifest.walk()) == list(manifest(SHAPE).walk())
     assert (found.skipped, found.unreadable) == ({"socket": 2}, {b"a/\xff": 13})
+    assert found.mounts == [b"m"]
 
 
 def test_only_the_nodes_that_are_not_here_come(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,12 @@ new_ids = st.none() | st.integers(0, 0xFFFFFFFE)
 
 requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Look, st.lists(names, min_size=1, max_size=3).map(tuple), rules, flags),
+    st.builds(wire.Look, st.just((b"x",)), one_file_system=st.integers(0, 2)),
+    st.builds(wire.Prepare, names, mounts=flags),
     st.builds(wire.Prepare, names, some_names, names, flags, flags, rules, *(flags,) * 4),
-    st.builds(wire.Prepare, names, owner=st.builds(wire.OwnerNames, owner_names, owner_names)),
+    st.builds(
+        wire.Prepare, names, owner=st.builds(fields.OwnerNames, owner_names, owner_names)
+    ),
     st.builds(wire.Scan, tokens, grows=flags, fresh=st.none() | tokens),
     st.builds(wire.AskNodes, tokens, st.lists(digests, min_size=1, max_size=3).map(tuple)),
     st.builds(wire.AskNodeDeltas, tokens, st.integers(0, MAX_INTEGER), items),
@@ -48,7 +52,7 @@ requests: st.SearchStrategy[wire.Request] = st.one_of(
     st.builds(wire.Progressed, counts, counts),
 )
 answers: st.SearchStrategy[wire.Answer] = st.one_of(
-    st.builds(wire.Found, parts),
+    st.builds(wire.Found, parts, one_file_system=st.integers(0, 2)),
     st.builds(
         wire.Prepared,
         tokens,
@@ -66,6 +70,7 @@ answers: st.SearchStrategy[wire.Answer] = st.one_of(
         st.lists(st.tuples(names, sizes_of_files, times_ns), max_size=3).map(tuple),
     ),
     st.builds(wire.Scanned, digests, kinds),
+    st.builds(wire.Scanned, digests, mounts=st.none() | some_names, unnamed_mounts=counts),
     st.builds(wire.Nodes),
     st.builds(
         wire.NodeDeltas, sizes, st.integers(1, fields.MAX_DELTAS_BYTES), st.sampled_from(Codec)
@@ -138,10 +143,12 @@ def test_a_message_with_a_field_that_is_anything_is_one_or_malformed(
         wire.Look((b"x",) * (fields.MAX_PATHS + 1)),
         wire.Look((b"x",), (b"r",) * (MAX_RULES + 1)),
         wire.Look((b"x",), (b"r" * 4097,)),
+        wire.Look((b"x",), one_file_system=3),
+        wire.Look((b"x",), one_file_system=-1),
         wire.Prepare(b"x", (b"n",) * (fields.MAX_NAMES + 1)),
         wire.Prepare(b"x", (b"n" * 256,)),
-        wire.Prepare(b"x", owner=wire.OwnerNames("n" * 256)),
-        wire.Prepare(b"x", owner=wire.OwnerNames(group="n\0")),
+        wire.Prepare(b"x", owner=fields.OwnerNames("n" * 256)),
+        wire.Prepare(b"x", owner=fields.OwnerNames(group="n\0")),
         wire.Scan(bytes(15)),
         wire.AskNodes(TOKEN, ()),
         wire.AskNodes(TOKEN, (DIGEST,) * (fields.MAX_ASKED_NODES + 1)),
@@ -165,6 +172,10 @@ def test_a_request_beyond_a_cap_is_refused(message: wire.Request) -> None:
         wire.Scanned(DIGEST, {"k" * 65: 1}),
         wire.Scanned(DIGEST, {"a\nline": 1}),
         wire.Scanned(DIGEST, {"k": -1}),
+        wire.Scanned(DIGEST, mounts=(b"m",) * (fields.MAX_PATHS + 1)),
+        wire.Scanned(DIGEST, mounts=(b"m" * (fields.MAX_PATH_BYTES + 1),)),
+        wire.Scanned(DIGEST, unnamed_mounts=-1),
+        wire.Found((), one_file_system=3),
         wire.NodeDeltas((), 1),
         wire.NodeDeltas((0,), 1),
         wire.NodeDeltas((MAX_NODE_BYTES + 1,), 1),
