@@ -145,6 +145,20 @@ def test_a_destination_that_is_mounted_itself_is_synced_as_any(
 
 
 @every_tool
+def test_a_destination_on_what_is_mounted_in_the_source_gets_nothing_of_itself(
+    tool: Tool, stage: Stage, mounted: Path
+) -> None:
+    backup = mounted / "a/disk/backup"
+    for name in ("first", "second"):
+        write(mounted, name)
+        tool.must_sync(mounted, backup, options=["-x"])
+        assert names(backup) == ALL | {"a/disk"} | (
+            {"first"} if name == "first" else {"first", "second"}
+        )
+        assert (backup / name).read_text() == (mounted / name).read_text()
+
+
+@every_tool
 def test_a_source_that_is_mounted_itself_or_is_a_link_to_that_comes_with_what_is_on_it(
     tool: Tool, stage: Stage, mounted: Path
 ) -> None:
