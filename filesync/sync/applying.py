@@ -306,7 +306,7 @@ def _gone(path: bytes) -> Change:
 def unseen_filter(part: Part, options: Options) -> Filter:
     """Return what a scan of where a part goes to leaves out."""
     # What is to be left alone is not looked at, unless a directory may go in which it is.
-    return Filter(() if options.delete else options.rules, root=part.prefix)
+    return Filter(options.unseen, root=part.prefix)
 
 
 def plan_part(

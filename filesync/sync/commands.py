@@ -3,7 +3,7 @@
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -16,6 +16,7 @@ from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.sync.spelling import ALWAYS_SO, COMPRESS, RsyncCommand, always_so, check_archive
 
 if TYPE_CHECKING:
+    from filesync.sync.listed import Listed
     from filesync.sync.options import OwnerNames
     from filesync.sync.remote.server import TreeServer
     from filesync.transfer.plane_zmq import DataPlane
@@ -74,12 +75,19 @@ def _exclude(pattern: str, *, is_include: bool) -> str:
 
 def _patterns_in(name: str) -> list[str]:
     """Return the patterns in a file, one a line, as rsync reads it; '-' is standard input."""
-    try:
-        data = _standard_input() if name == "-" else Path(name).read_bytes()
-    except OSError as exc:
-        raise UsageError(f"the patterns in {name} cannot be read: {exc.strerror}") from None
+    data = _read(name)
+    if b"\0" in data:
+        raise UsageError(f"{name} has a NUL; patterns are one a line")
     lines = os.fsdecode(data.replace(b"\r", b"\n")).split("\n")
     return [line for line in lines if line and line[0] not in ";#"]
+
+
+def _read(name: str) -> bytes:
+    """Return what is in the file ``name``; '-' is standard input."""
+    try:
+        return _standard_input() if name == "-" else Path(name).read_bytes()
+    except OSError as exc:
+        raise UsageError(f"{name} cannot be read: {exc.strerror}") from None
 
 
 def _standard_input() -> bytes:
@@ -122,6 +130,46 @@ def rules_options(command: F) -> F:
     return exclude(include(read(command)))
 
 
+def files_option(command: F) -> F:
+    """Add --files-from, as ``listed_in``, and --from0."""
+    listed = click.option(
+        "--files-from",
+        "listed_in",
+        metavar="FILE",
+        help="Take what FILE lists, a path below the one SRC in each line, and nothing else; '-' is standard "
+        "input. What is in a directory that is listed only comes with -r.",
+    )
+    ends = click.option(
+        "-0", "--from0", "from0", is_flag=True, help="A path in it ends in NUL."
+    )
+    return listed(ends(command))
+
+
+def _listed(
+    name: str | None, sources: Sequence[str], flags: Mapping[str, bool]
+) -> "Listed | None":
+    """Return what ``--files-from`` lists.
+
+    Raises:
+        UsageError: it cannot be read, or is asked for with what has no meaning then.
+    """
+    if name is None:
+        if flags["from0"]:
+            raise UsageError("--from0 says how the names in --files-from end; write that, too")
+        return None
+    from filesync.sync.listed import Listed, paths_in
+
+    if len(sources) != 1:
+        raise UsageError(
+            "with --files-from there is one SRC, the directory that the list is of"
+        )
+    if flags["delete"] or flags["delete_excluded"]:
+        raise UsageError(
+            "--delete removes what SRC does not have, and a list says nothing of that"
+        )
+    return Listed(paths_in(_read(name), from0=flags["from0"]), all_below=flags["recursive"])
+
+
 def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:
     """Return what was given to --exclude and --include as rules."""
     return tuple(map(os.fsencode, excludes))
@@ -146,6 +194,7 @@ Examples:
   filesync sync -e 'ssh -p 2222' web:/srv/site/ site/
   filesync sync tcp://127.0.0.1:7701/site/ site/    from a `filesync serve`
   filesync sync --include '*.c' --include '*/' --exclude '*' src/ tcp://127.0.0.1:7701/src/
+  git ls-files -z | filesync sync -0 --files-from=- ./ web:src/     what git knows of
   filesync sync --compress none --bwlimit 20M disk.img tcp://127.0.0.1:7701/
   filesync sync tcp://KEY@192.0.2.7:7701/site/ site/    encrypted; see `filesync keygen --help`
 \b
@@ -215,6 +264,7 @@ match within a name, ** across slashes, x/*** a directory and all in it.
 )
 @click.option("-q", "--quiet", is_flag=True, help="List nothing, and show no progress.")
 @rules_options
+@files_option
 @click.option(
     "--compress",
     type=click.Choice(COMPRESS),
@@ -264,6 +314,7 @@ def sync(
     sources: Sequence[str],
     dest: str,
     excludes: Sequence[str],
+    listed_in: str | None,
     compress: str,
     bwlimit: str,
     chown: str,
@@ -302,6 +353,7 @@ def sync(
         dry_run=flags["dry_run"],
         checksum=flags["checksum"],
         rules=as_rules(excludes),
+        listed=_listed(listed_in, sources, flags),
         choice=Choice(flags["existing"], flags["ignore_existing"], flags["update"]),
         mounts=Mounts(min(one_file_system, Mounts.LEFT_OUT.value)),
         owner=_owner_names(chown) if chown else None,

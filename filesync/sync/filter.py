@@ -12,9 +12,12 @@ ends in '/' matches directories only, ``dir/***`` a directory and all that is in
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from filesync.sync.patterns import MAX_WILDCARDS, WILD, How, Pattern, understand
+
+if TYPE_CHECKING:
+    from filesync.sync.listed import Listed
 
 MAX_RULES: Final = 1000
 MAX_RULE_BYTES: Final = 4096
@@ -36,12 +39,16 @@ class Filter:
         rules: as above.
         root: what is before the paths that are asked for, from the transfer's root on: b"" or
             a name and a slash.
+        listed: what comes of all names, if these are listed.
 
     Raises:
         UsageError: a rule is empty or has more wildcards than anybody needs.
     """
 
-    def __init__(self, rules: Sequence[bytes], *, root: bytes = b"") -> None:
+    def __init__(
+        self, rules: Sequence[bytes], *, root: bytes = b"", listed: "Listed | None" = None
+    ) -> None:
+        self._listed = listed
         self._includes: list[bool] = []
         self._root = b"/" + root
         patterns: list[Pattern | None] = []
@@ -58,10 +65,14 @@ class Filter:
 
     def __bool__(self) -> bool:
         """Say whether there is any rule."""
-        return bool(self._includes)
+        return bool(self._includes) or self._listed is not None
 
     def excludes(self, path: bytes, is_directory: bool) -> bool:
         """Say whether the name at ``path``, whose parent is not left out, is left out."""
+        if self._listed is not None:
+            is_left_out = self._listed.leaves_out((self._root + path)[1:], is_directory)
+            if is_left_out is not None:
+                return is_left_out
         rules = self._of_directories if is_directory else self._of_others
         first = rules.first(self._root + path)
         return first is not None and not self._includes[first]

@@ -1,14 +1,19 @@
 """What a sync is asked for."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from filesync.disk.scanning.mounts import Mounts
 from filesync.transfer.flow import Flow
 from filesync.transfer.stats import Progress
+
+if TYPE_CHECKING:
+    from filesync.manifest.tree import Manifest
+    from filesync.sync.listed import Listed
+    from filesync.sync.part import Part
 
 
 class Shell(msgspec.Struct, frozen=True):
@@ -70,6 +75,7 @@ class Options(msgspec.Struct, frozen=True):
         checksum: read all files, whatever the stat caches know, and say which differ.
         afresh: likewise, as only a few files of many are not left out.
         rules: what to leave out, and alone (see ``filter``).
+        listed: which names of the one source come, as far as ``rules`` let them; None for all.
         spared: those of the rules that hold even with ``delete_excluded``.
         choice: which names come.
         mounts: what comes of directories of a source on which another file system is mounted.
@@ -88,6 +94,7 @@ class Options(msgspec.Struct, frozen=True):
     checksum: bool = False
     afresh: bool = False
     rules: tuple[bytes, ...] = ()
+    listed: "Listed | None" = None
     spared: tuple[bytes, ...] = ()
     choice: Choice = Choice()
     mounts: Mounts = Mounts.ENTERED
@@ -120,6 +127,22 @@ class Options(msgspec.Struct, frozen=True):
     def takes_all(self) -> bool:
         """All of a source comes as it is to where nothing is, and nobody is to see it first."""
         return self.on_changes is None and not self.choice.only_existing and self.owner is None
+
+    @property
+    def unseen(self) -> tuple[bytes, ...]:
+        """The rules that say what is not even looked at where a sync goes."""
+        if self.delete:
+            return ()
+        listed = self.listed.rules if self.listed else None
+        return self.rules + (listed or ())
+
+    def lacking(
+        self, part: "Part", top: "Manifest", unreadable: Mapping[bytes, int]
+    ) -> Mapping[bytes, int]:
+        """Return what is ``listed`` of ``part`` and is not in ``top``, all that it has; see there."""
+        if self.listed is None:
+            return {}
+        return self.listed.lacking(part, top, unreadable, self.rules)
 
     @property
     def kept(self) -> tuple[bytes, ...]:

@@ -5,6 +5,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from time import monotonic
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from filesync.ending import cleaned_up_when_ended
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, UsageError
@@ -13,6 +16,9 @@ from filesync.sync.options import Options
 from filesync.sync.places import is_remote
 from filesync.sync.saying.shown import ShownProgress
 from filesync.sync.saying.stats import SyncStats
+
+if TYPE_CHECKING:
+    from filesync.sync.listed import Listed
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +77,8 @@ def run(
                 "either all sources or the destination may be on another machine; "
                 "the other side must be on this one"
             )
+        if options.listed is not None and not options.listed:
+            return SyncStats()  # nothing is listed
         attempts = Attempts(options)
         attempt = _remote if any(remote) or is_remote(dest) else _local
         done = SyncStats()
@@ -100,8 +108,11 @@ def _local(
     # Not in a thread: an interrupt is to end it at once.
     progress = shown.note if shown.is_shown else None
     paths = [local_path(text) for text in sources]
+    target = local_path(dest)
+    if options.listed is not None:
+        paths, target = options.listed.sources(paths[0]), _directory(target)
     with cleaned_up_when_ended():
-        return sync_local(paths, local_path(dest), options, progress=progress)
+        return sync_local(paths, target, options, progress=progress)
 
 
 def _remote(
@@ -115,6 +126,37 @@ def _remote(
     target = parse(dest)
     if isinstance(target, Remote):
         here = [one for one in map(parse, sources) if isinstance(one, bytes)]
+        if options.listed is not None:
+            here = options.listed.sources(here[0])
+            target = target._replace(path=_directory(target.path))
         return run_command(sync_to(here, target, options, progress=progress))
     there = [one for one in map(parse, sources) if isinstance(one, Remote)]
+    if options.listed is not None:
+        paths = options.listed.sources(there[0].path)
+        there = [there[0]._replace(path=path) for path in paths]
+        options = replace(options, rules=_of_list(options.listed, options.rules))
+        target = _directory(target)
     return run_command(sync_from(there, target, options, progress=progress))
+
+
+def _of_list(listed: "Listed", rules: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return the rules by which another machine finds what is listed.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if listed.rules is None:
+        raise UsageError(
+            "that is more than another machine can be asked for by a list; run this there, with DST here, "
+            "or leave --files-from out"
+        )
+    if any(rule.startswith(b"+ ") for rule in rules):
+        raise UsageError(
+            "--include would take more than is listed from another machine; leave it, or --files-from, out"
+        )
+    return (*listed.leading, *rules, *listed.rules)
+
+
+def _directory(path: bytes) -> bytes:
+    """Return the path of what is to be a directory, however little comes to it."""
+    return path if path.endswith(b"/") else path + b"/"

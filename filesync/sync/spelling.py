@@ -88,7 +88,7 @@ _OF: Final[Mapping[str, str]] = {
     "-L --copy-links --copy-unsafe-links --safe-links --munge-links -k --copy-dirlinks": _FOLLOW,
     "-K --keep-dirlinks": "a directory of SRC replaces a link in DST; write 'DST/LINK/' as DST",
     "-R --relative --no-implied-dirs": (
-        "SRC comes to stand in DST under its last name only; for a/b write "
+        "SRC comes to stand in DST under its last name only, but for what --files-from lists; for a/b write "
         "--include=/a/ --include='/a/b/***' --exclude='*' ./ DST"
     ),
     "-b --backup --backup-dir --suffix --compare-dest --copy-dest --link-dest": _NO_BASES,
@@ -116,11 +116,7 @@ _OF: Final[Mapping[str, str]] = {
     "--mkpath": "DST is made, but none above it; make that first",
     "--no-compress --no-z --compress-choice --zc --compress-level --zl --compress-threads --zt": _CODEC,
     "--skip-compress": f"what does not get smaller travels as it is; {_CODEC}",
-    "-C --cvs-exclude -f --filter -F -0 --from0": _FILTER,
-    "--files-from": (
-        "name each SRC; or write the names to a file for --include-from, each after the directories "
-        "that it is in, and '- *' last: '+ /a/', '+ /a/b', '- *'"
-    ),
+    "-C --cvs-exclude -f --filter -F": _FILTER,
     "--info --debug --out-format --log-format --log-file --log-file-format --outbuf": _SAYS,
     "-8 --8-bit-output --stderr --iconv": "names are bytes, and are shown escaped as rsync does",
     "--list-only": _LISTS,

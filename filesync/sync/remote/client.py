@@ -128,7 +128,7 @@ async def sync_to(
 
     started = monotonic()
     _check_bounds([dest.path], options.rules)
-    filter = Filter(options.rules)
+    filter = Filter(options.rules, listed=options.listed)
     found = find_sources(LocalPlaces(), sources, filter, most_names_bytes=MAX_NAMES_BYTES)
     giving = Giving(found, options, progress)
     try:

@@ -150,7 +150,7 @@ class Giving:
             part.inside,
             is_directory=self._is_directory,
             dry_run=options.dry_run,
-            rules=() if options.delete else options.rules,
+            rules=options.unseen,
             checksum=options.reads_all,
             is_bare=self._sources[at].place.is_bare(self._trees.filter(at)),
             delete=options.delete,
@@ -475,8 +475,11 @@ class Giving:
         await in_thread(offer.load)
 
     def _note_source(self, at: int, found: "Found") -> None:
+        part = self._parts[at]
         self.stats.note_source(found.manifest, found.skipped)
-        self.stats.note_unreadable(found.unreadable, prefix=self._parts[at].prefix)
+        self.stats.note_unreadable(found.unreadable, prefix=part.prefix)
+        lacking = self._options.lacking(part, found.manifest, found.unreadable)
+        self.stats.note_unreadable(lacking, prefix=part.prefix)
 
     def _note(self, at: int, given: wire.Given) -> None:
         stats, prefix = self.stats, self._parts[at].prefix

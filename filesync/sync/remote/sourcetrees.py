@@ -65,7 +65,8 @@ class SourceTrees:
 
     def filter(self, at: int) -> Filter:
         """Return what is left out of a source."""
-        return Filter(self._options.rules, root=self._parts[at].prefix)
+        options = self._options
+        return Filter(options.rules, root=self._parts[at].prefix, listed=options.listed)
 
     async def stop(self) -> None:
         """Let no scan go on, nor anything stay that it has read; whoever closes the sources must wait for this."""

@@ -153,9 +153,11 @@ class Tool(ABC):
         options: Sequence[str] = (),
         umask: int = 0o022,
         rate: str = "",
+        deletes: bool = True,
     ) -> "Running":
         """Begin to make ``dst`` equal to ``src``, at most ``rate`` bytes a second."""
-        rules = [*options, *(f"--exclude={pattern}" for pattern in excludes)]
+        rules = ["--delete"] * deletes
+        rules += [*options, *(f"--exclude={pattern}" for pattern in excludes)]
         if rate:
             rules.append(f"--bwlimit={rate}")
         return Running(self, self._start(src, dst, rules, umask))
@@ -168,9 +170,12 @@ class Tool(ABC):
         excludes: Sequence[str] = (),
         options: Sequence[str] = (),
         umask: int = 0o022,
+        deletes: bool = True,
     ) -> Done:
         """Make ``dst`` equal to ``src``, but for what ``options`` say, which all tools have."""
-        running = self.start(src, dst, excludes=excludes, options=options, umask=umask)
+        running = self.start(
+            src, dst, excludes=excludes, options=options, umask=umask, deletes=deletes
+        )
         return running.wait()
 
     def must_sync(self, src: Path, dst: Path, *, options: Sequence[str] = ()) -> Done:
@@ -243,7 +248,7 @@ class FilesyncLocal(Tool):
     def _start(
         self, src: Path, dst: Path, rules: list[str], umask: int
     ) -> subprocess.Popen[str]:
-        words = ["sync", "--delete", "--json", "--no-progress", *rules, *self._paths(src, dst)]
+        words = ["sync", "--json", "--no-progress", *rules, *self._paths(src, dst)]
         return filesync_process(
             words, user=self.user, cache=self.servers.cache, umask=umask, stdin=None
         )
@@ -285,7 +290,7 @@ class RsyncLocal(Tool):
     def _start(
         self, src: Path, dst: Path, rules: list[str], umask: int
     ) -> subprocess.Popen[str]:
-        words = ["rsync", "-aHAXS", "--devices", "--specials", "--numeric-ids", "--delete"]
+        words = ["rsync", "-aHAXS", "--devices", "--specials", "--numeric-ids"]
         words += ["--modify-window=-1", "--stats", *rules, *self._paths(src, dst)]
         return as_user(words, user=self.user, umask=umask)
 

@@ -200,14 +200,23 @@ def test_patterns_are_read_from_files_in_their_order(src: Path) -> None:
     assert names == ["b.c", "c.h", "d", "link", "other"]
 
 
-def test_names_in_a_file_come_alone_in_the_way_that_is_told_for_files_from(src: Path) -> None:
-    with pytest.raises(click.NoSuchOption, match=r"'\+ /a/', '\+ /a/b', '- \*'"):
-        _run("-a", "--files-from=list", "src/", "ours")
-    (src / "d/not").write_text("no")
-    (src.parent / "list").write_text("+ /d/\n+ /d/file\n- *\n")
-    _run("-a", "--include-from=list", "src/", "ours")
-    found = sorted(str(path.relative_to("ours")) for path in Path("ours").rglob("*"))
-    assert found == ["d", "d/file"]
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["--files-from=nowhere"], "nowhere cannot be read"),
+        (["--files-from=list", "--delete"], "a list says nothing of that"),
+        (["--files-from=list", "src/"], "there is one SRC"),
+        (["-0"], "write that, too"),
+        (["--exclude-from=list"], "has a NUL"),
+    ],
+)
+def test_a_list_that_has_no_meaning_is_a_sentence(
+    src: Path, words: list[str], why: str
+) -> None:
+    (src.parent / "list").write_bytes(b"d/file\0")
+    with pytest.raises(UsageError, match=why):
+        _run("-a", *words, "src/", "ours")
+    assert not Path("ours").exists()
 
 
 def test_patterns_that_cannot_be_read_are_a_sentence(src: Path) -> None:

@@ -1,0 +1,140 @@
+"""The names that a sync is to take, and no others: what rsync's ``--files-from`` lists.
+
+A path is below the one SRC. The directories that lead to it come with it, without anything else
+that is in them. A directory that is listed comes without what is in it, one that is listed with a
+slash at its end with the names in it, and where ``all_below`` is asked for both come with all.
+"""
+
+import errno
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+
+from filesync.disk.handles import shown
+from filesync.disk.updating.visits import is_below
+from filesync.errors import UsageError
+from filesync.manifest import Manifest
+from filesync.sync.filter import MAX_ONLY_BYTES, MAX_RULES, Filter, all_in, literal
+from filesync.sync.part import Part
+
+_SPARE_RULES: Final = 100
+"""Of those that a machine takes, for the user's own."""
+
+
+class Listed:
+    """What some paths list.
+
+    Attributes:
+        rules: rules that leave out all else (see ``filter``); None if there are none that another machine would take.
+        leading: rules that let through the directories on the way, whatever others say; none if ``rules`` is None.
+    """
+
+    def __init__(self, paths: Iterable[bytes], *, all_below: bool = False) -> None:
+        """A path may begin with slashes or './', which mean nothing, and leads nowhere above SRC.
+
+        Raises:
+            UsageError: one has '/./' inside, before which rsync leaves all out.
+        """
+        self._given: set[bytes] = set()
+        self._open: set[bytes] = set()
+        self._above: set[bytes] = set()
+        for path in paths:
+            names = _names_of(path)
+            given = b"/".join(names)
+            if not names or path.endswith((b"/", b"/.")):
+                self._open.add(given)
+            if names:
+                self._given.add(given)
+                self._above |= {b"/".join(names[:count]) for count in range(1, len(names))}
+        self._full = (self._given | self._open) if all_below else set()
+        self.leading, self.rules = self._as_rules()
+
+    def __bool__(self) -> bool:
+        """Say whether anything is listed."""
+        return bool(self._given or self._open)
+
+    def leaves_out(self, path: bytes, is_directory: bool) -> bool | None:
+        """Say whether the name at ``path`` does not come; None if it is listed, so that the user's rules decide."""
+        if is_directory and path in self._above:
+            return False
+        is_in = path in self._given or path.rpartition(b"/")[0] in self._open
+        return None if is_in or is_below(path, self._full) or b"" in self._full else True
+
+    def sources(self, path: bytes) -> list[bytes]:
+        """Return what is to be synced for the directory ``path``: names in it, or all of it if it is listed."""
+        above = path if path.endswith(b"/") else path + b"/"
+        if b"" in self._open:
+            return [above]
+        return [above + name for name in sorted({one.split(b"/")[0] for one in self._given})]
+
+    def lacking(
+        self,
+        part: Part,
+        top: Manifest,
+        unreadable: Mapping[bytes, int],
+        rules: Sequence[bytes],
+    ) -> dict[bytes, int]:
+        """Return what is listed of ``part`` and is not there, and why (errno), by its path in the part.
+
+        Args:
+            part: has some of what is listed, or all.
+            top: all that came of it.
+            unreadable: what did not, as it could not be read.
+            rules: what they leave out is not lacking.
+        """
+        prefix, tops = part.prefix, part.names
+        listed = {
+            path.removeprefix(prefix)
+            for path in self._given
+            if path.startswith(prefix) and (tops is None or path.split(b"/")[0] in tops)
+        }
+        listed -= {path for path, _ in top.walk()}
+        filter = Filter(rules, root=prefix)
+        return {
+            path: errno.ENOENT
+            for path in listed
+            if not is_below(path, unreadable.keys())
+            and not any(filter.excludes(path, is_directory) for is_directory in (True, False))
+        }
+
+    def _as_rules(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...] | None]:
+        """Return what ``leading`` and ``rules`` say."""
+        above = list(map(literal, sorted(self._above)))
+        inside = [all_in(path) for path in sorted(self._open | self._full) if path]
+        if self._full:
+            inside = [rule and rule + b"*" for rule in inside]
+        if b"" in self._open:
+            inside.append(b"- /**" if self._full else b"- /*")
+        found = [*map(literal, sorted(self._given)), *inside]
+        if None in above or None in found:
+            return (), None
+        leading = tuple(b"+" + rule[1:] + b"/" for rule in above if rule)
+        rules = (*leading, *(b"+" + rule[1:] for rule in found if rule), b"- *")
+        is_much = len(rules) + len(leading) > MAX_RULES - _SPARE_RULES
+        if is_much or sum(map(len, leading + rules)) > MAX_ONLY_BYTES:
+            return (), None
+        return leading, rules
+
+
+def _names_of(path: bytes) -> Sequence[bytes]:
+    names: list[bytes] = []
+    if b"/./" in path.lstrip(b"./"):
+        raise UsageError(
+            f"{shown(path)}: what is before '/./' is not left out; write it without"
+        )
+    for name in path.split(b"/"):
+        if name == b"..":
+            del names[-1:]
+        elif name not in (b"", b"."):
+            names.append(name)
+    return names
+
+
+def paths_in(data: bytes, *, from0: bool) -> list[bytes]:
+    """Return the paths in a file that lists them: each ends in NUL, or in a line's end.
+
+    Lines that are empty, or begin with '#' or ';', list nothing.
+    """
+    if from0:
+        return [path for path in data.split(b"\0") if path]
+    lines = data.replace(b"\r", b"\n").split(b"\n")
+    return [line for line in lines if line and line[:1] not in (b"#", b";")]

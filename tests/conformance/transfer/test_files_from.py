@@ -1,0 +1,76 @@
+"""Syncs of what a file lists, and nothing else (``--files-from``)."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.transfer.conftest import Stage
+from tests.conformance.transfer.look import look
+from tests.conformance.transfer.tools import Tool, every_tool
+
+
+@pytest.fixture
+def src(stage: Stage) -> Path:
+    for name in ("a/b/f", "a/g", "d/e/h", "d/i", "#c"):
+        path = stage.src / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    (stage.src / "a").chmod(0o710)
+    os.utime(stage.src / "a", ns=(0, 5_000_000_007))
+    stage.dst.mkdir()
+    (stage.dst / "other").write_text("other")
+    return stage.src
+
+
+def take(tool: Tool, stage: Stage, listed: bytes, *words: str) -> tuple[int, set[str]]:
+    """Sync what is listed; return the code and the names that are new."""
+    stage.root.joinpath("list").write_bytes(listed)
+    options = [f"--files-from={stage.root}/list", *words]
+    done = tool.sync(stage.src, stage.dst, options=options, deletes=False)
+    return done.code, {os.fsdecode(path) for path in look(stage.dst)} - {"", "other"}
+
+
+@every_tool
+@pytest.mark.parametrize(
+    ("listed", "words", "names"),
+    [
+        (b"a/b/f\n", [], {"a", "a/b", "a/b/f"}),
+        (b"./d/i\n/a//g\r\n", [], {"a", "a/g", "d", "d/i"}),
+        (b"\na/g\n\n", [], {"a", "a/g"}),
+        (b"d/i\0a/g\0", ["-0"], {"a", "a/g", "d", "d/i"}),
+        (b"d\na/b\n", [], {"a", "a/b", "d"}),
+        (b"d/\na/b/.\n", [], {"a", "a/b", "a/b/f", "d", "d/e", "d/i"}),
+        (b"d\n", ["-ar"], {"d", "d/e", "d/e/h", "d/i"}),
+        (b".\n", [], {"a", "d", "#c"}),
+        (b"a/g\nd/i\nd/e/h\n", ["--exclude=h"], {"a", "a/g", "d", "d/i"}),
+        (b"", [], set()),
+    ],
+)
+def test_what_is_listed_comes_and_nothing_else_comes_or_goes(
+    tool: Tool, stage: Stage, src: Path, listed: bytes, words: list[str], names: set[str]
+) -> None:
+    code, found = take(tool, stage, listed, *words)
+    assert (code, found - {"d/e"}) == (0, names - {"d/e"})
+    seen = look(src)
+    assert {
+        name: one for name, one in look(stage.dst).items() if os.fsdecode(name) in names
+    } == {name: one for name, one in seen.items() if os.fsdecode(name) in names}
+    assert (stage.dst / "other").read_text() == "other"
+
+
+@every_tool
+def test_what_is_listed_and_not_there_costs_no_other(
+    tool: Tool, stage: Stage, src: Path
+) -> None:
+    code, names = take(tool, stage, b"nowhere\na/nothing\nd/i\n")
+    assert (code, names - {"a"}) == (23, {"d", "d/i"})
+
+
+@every_tool
+def test_the_next_one_brings_what_has_changed(tool: Tool, stage: Stage, src: Path) -> None:
+    take(tool, stage, b"a/g\nd/i\n")
+    (src / "a/g").write_text("another")
+    (src / "d/i").unlink()
+    assert take(tool, stage, b"a/g\n") == (0, {"a", "a/g", "d", "d/i"})
+    assert (stage.dst / "a/g").read_text() == "another"
