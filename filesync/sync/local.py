@@ -210,6 +210,7 @@ class _Sync:
         options = self._options
         return (
             stands_alone(self._parts, at, delete=options.delete)
+            and not self._sources[at].place.united
             and not options.dry_run
             and options.takes_all
             and not options.flow.bytes_per_s  # file by file
@@ -240,7 +241,7 @@ class _Sync:
         )
         if plan.is_done or target is None or options.dry_run:
             return
-        local = LocalTree(top, self._sources[at].place.root)
+        local = LocalTree(found.files or top, self._sources[at].place.root)
         update = Update(
             target.place,
             plan,

@@ -21,6 +21,7 @@ from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
 from filesync.sync.ticks import tick_of
+from filesync.united import depth_of
 
 if TYPE_CHECKING:
     from filesync.disk.updating.staging import Staging
@@ -63,8 +64,12 @@ class Place:
         root: the directory, as a path that leads to it until this is closed.
         names: what of it; None for all.
         trees: those of them that are directories are meant with all that is in them.
+        united: directories below the names, each as many names down, in their order, where what is
+            in them is meant as if it were in one directory (see ``united``).
         label: the path for people.
     """
+
+    united: tuple[bytes, ...] = ()
 
     def __init__(
         self,
@@ -85,6 +90,11 @@ class Place:
     def is_of_files(self) -> bool:
         """It is names, of which none is meant with what is in it."""
         return self.names is not None and not self.trees
+
+    @property
+    def depth(self) -> int:
+        """How many names down what is meant begins."""
+        return depth_of(self.united) if self.united else 0
 
     def kind_of(self, name: bytes) -> Kind | None:
         """Return what ``name`` in the directory is; None if it is not there, or cannot be told."""

@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.disk.handles import shown
+from filesync.disk.reserved import is_reserved
 from filesync.disk.scanning.mounts import Mounts
 from filesync.disk.scanning.scan import LeaveOut, scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import cache_bytes, open_cache
 from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import written
-from filesync.errors import Unreadable
+from filesync.errors import SourceChanged, Unreadable
 from filesync.manifest import Manifest, Nodes
 from filesync.manifest.owner import Writer, as_written_by
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
+from filesync.united import below, depth_of, nowhere_else, unite
 
 if TYPE_CHECKING:
     from filesync.disk.updating.files import Proved, WrittenNs
@@ -53,12 +55,14 @@ class Found(NamedTuple):
         skipped: how many names of which kind cannot be part of it.
         unreadable: what was left out as it could not be read, and why (errno).
         mounts: directories on which another file system is mounted, if they were to be told of (see ``scan``).
+        files: the tree that stands at the place, and has all contents; None if that is the manifest.
     """
 
     manifest: Manifest
     skipped: Mapping[str, int]
     unreadable: Mapping[bytes, int]
     mounts: Sequence[bytes] = ()
+    files: Manifest | None = None
 
     def written_by(self, writer: Writer | None, nodes: Nodes) -> "Found":
         """Return the same as ``writer`` is to make it, if there is one; see ``as_written_by``."""
@@ -83,7 +87,8 @@ def scan_place(
     """Return what ``place`` names; its nodes go to ``nodes``. Blocks.
 
     Args:
-        place: what is read; of names that have ``trees``, all that is in those.
+        place: what is read; of names that have ``trees``, all that is in those. What is ``united``
+            is found as the tree that it comes to; a watcher is told of it as it stands.
         nodes: gets the directory nodes.
         filter: what is left out.
         caches: where the stat caches are; None reads every file.
@@ -104,6 +109,8 @@ def scan_place(
     leave_out: LeaveOut | None = filter.excludes if filter else None
     if named is Named.FILES:
         leave_out = _directories_and(leave_out)
+    if place.united:
+        leave_out = _only_in(place.united, leave_out)
     with _cache(place, caches) or nullcontext() as cache:
         try:
             found = scan(
@@ -125,7 +132,18 @@ def scan_place(
             why = os.strerror(exc.errno)
             sentence = f"{shown(place.label)} cannot be read: {why}"
             raise Unreadable(sentence, exc.path, exc.errno) from exc
-    return Found(Manifest(found.tree, nodes), found.skipped, found.unreadable, found.mounts)
+        except SourceChanged as exc:
+            if not place.united:
+                raise
+            path = below(exc.path, place.depth)
+            raise SourceChanged(str(exc), path) from exc
+    manifest = Manifest(found.tree, nodes)
+    if not place.united:
+        return Found(manifest, found.skipped, found.unreadable, found.mounts)
+    unreadable = {below(path, place.depth): why for path, why in found.unreadable.items()}
+    met = nowhere_else(manifest, place.united, found.mounts)
+    whole = unite(manifest, place.united, nodes)
+    return Found(whole, found.skipped, unreadable, met, files=manifest)
 
 
 def note_proved(
@@ -183,6 +201,28 @@ def _directories_and(leave_out: LeaveOut | None) -> LeaveOut:
     return lambda path, is_directory: is_directory or leave_out(path, False)
 
 
+def _only_in(paths: Sequence[bytes], leave_out: LeaveOut | None) -> LeaveOut:
+    """Return what leaves out all that is not in the directories ``paths``.
+
+    In each of them that does, too, what ``leave_out`` would if it were the root.
+    """
+    depth = depth_of(paths)
+    entered = set(paths)
+    for path in paths:
+        above = path.rpartition(b"/")[0]
+        while above and above not in entered:
+            entered.add(above)
+            above = above.rpartition(b"/")[0]
+
+    def leaves_out(path: bytes, is_directory: bool) -> bool:
+        name = below(path, depth)
+        if not name:
+            return path not in entered
+        return is_reserved(name) or (leave_out is not None and leave_out(name, is_directory))
+
+    return leaves_out
+
+
 def is_little(place: Place, caches: Path | None) -> bool:
     """Say whether a scan of ``place`` takes less than to start a process, as far as can be told."""
     if place.is_of_files:
@@ -203,7 +243,17 @@ def _cache(place: Place, caches: Path | None) -> StatCache | None:
         is_little = len(place.names) < CACHED_NAMES
         if is_little and _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
-    return open_cache(caches, _key(place), names=place.names)
+    apart = _shape(place.united) if place.united else b""
+    return open_cache(caches, _key(place), names=place.names, apart=apart)
+
+
+def _shape(paths: Sequence[bytes]) -> bytes:
+    """Return what tells apart the stat caches for directories that are further down than others.
+
+    One for other directories below the same names would be pruned in each scan of these.
+    """
+    ways = {below(path, 1) for path in paths}
+    return ways.pop() if len(ways) == 1 else b"/" * (depth_of(paths) - 1)
 
 
 def _size(place: Place, names: frozenset[bytes]) -> int:

@@ -15,6 +15,7 @@ from filesync.manifest.node import MAX_NAME_BYTES
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Kind, Place, Places, not_found, split_path
+from filesync.sync.union import Union
 
 _CODED_BYTES: Final = 3
 """What a name takes in a message beside its own bytes."""
@@ -29,6 +30,8 @@ class Source(NamedTuple):
     @property
     def part(self) -> Part:
         """What of the sync it is."""
+        if self.place.united:
+            return Part(self.inside)
         return Part(self.inside, self.place.names, self.place.trees)
 
 
@@ -64,6 +67,7 @@ def find_sources(
     *,
     most: int | None = None,
     most_names_bytes: int | None = None,
+    unites: bool = True,
 ) -> Sources:
     """Return what ``paths`` name, in their order, that ``filter`` lets through.
 
@@ -71,13 +75,14 @@ def find_sources(
     them, unless it is the only one. With a slash at its end it stands for what is in it, which may
     have any names: those that are named before and after it are not one source. Where
     paths have one last name, the first stands for it, or all that are directories, each of which
-    is a source then. The caller closes the places.
+    is a source then. Directories that go to one place, named one after another, are one source
+    as far as they can be (see ``union``), if it ``unites`` them. The caller closes the places.
 
     Raises:
         StoreError: this process has no room for more.
         UsageError: something may not be named, or there are more than ``most`` sources.
     """
-    finding = _Finding(places, filter, most_names_bytes)
+    finding = _Finding(places, filter, most_names_bytes, unites=unites)
     missing: dict[bytes, int] = {}
     try:
         for path in paths:
@@ -133,17 +138,22 @@ class _Finding:
         found: in the order of the paths; which names they are is known at the end.
     """
 
-    def __init__(self, places: Places, filter: Filter, most_names_bytes: int | None) -> None:
+    def __init__(
+        self, places: Places, filter: Filter, most_names_bytes: int | None, *, unites: bool
+    ) -> None:
         self.found: list[Source] = []
         self._places = places
         self._filter = filter
         self._most_names_bytes = most_names_bytes or sys.maxsize
+        self._unites = unites
         self._seen: set[bytes] = set()
         self._directories: set[bytes] = set()
         self._groups: list[_Group] = []
         self._last_in: dict[bytes, _Group] = {}
         self._alone_in: dict[bytes, int] = {}  # the one directory there: its place in ``found``
         self._left_out: bytes | None = None
+        self._unions: list[Union] = []
+        self._union: Union | None = None  # the last source, if it may be of several directories
 
     def find(self, path: bytes) -> None:
         """Add what ``path`` names.
@@ -153,10 +163,11 @@ class _Finding:
         """
         name = _inside(path)
         if not name:
-            self.found.append(Source(_open(self._places, path)))
+            self._open(path, b"")
             self._last_in.clear()
             self._alone_in.clear()
             return
+        union, self._union = self._union, None
         group = self._last_in.get(_above(path))
         kind = None if group is None else group.place.kind_of(name)
         is_directory = (kind or _kind_of(self._places, path)) is Kind.DIRECTORY
@@ -165,7 +176,8 @@ class _Finding:
         elif name not in self._seen:
             self._add(path, name, is_directory=is_directory)
         elif is_directory and path not in self._directories:
-            self.found.append(Source(_open(self._places, path), name))
+            self._union = union
+            self._open(path, name)
         if is_directory:
             self._directories.add(path)
 
@@ -173,12 +185,43 @@ class _Finding:
         """Return what was found, or what was left out first if that is all."""
         for group in self._groups:
             group.end()
+        for union in self._unions:
+            union.end()
         if not self.found and self._left_out is not None:
             # Nothing comes of it, but the destination is made, or is none, as for any one name: as
             # rsync does.
             with suppress(OSError):
                 self.found.append(Source(_beside(self._places, self._left_out)))
         return self.found
+
+    def _open(self, path: bytes, inside: bytes) -> None:
+        """Add the directory ``path``, which comes to stand as ``inside``, to the last one if it can be."""
+        union = self._union
+        if union is not None and union.inside == inside:
+            os.close(self._places.open(path))
+            if union.takes(path):
+                if union.place is not None:
+                    self._replace_last(union.place)
+                return
+        self.found.append(Source(_open(self._places, path), inside))
+        self._begin_union(path, inside)
+
+    def _begin_union(self, path: bytes, inside: bytes) -> None:
+        """Take note that the last source is a directory, and of which."""
+        self._union = Union(self._places, inside) if self._unites else None
+        if self._union is not None and self._union.takes(path):
+            self._unions.append(self._union)
+        else:
+            self._union = None
+
+    def _replace_last(self, place: Place) -> None:
+        """Have the last source be more than the directory that it was."""
+        last = len(self.found) - 1
+        old = self.found[last]
+        if old.place is not place:
+            old.place.close()
+            self.found[last] = old._replace(place=place)
+            self._alone_in = {above: at for above, at in self._alone_in.items() if at != last}
 
     def _add(self, path: bytes, name: bytes, *, is_directory: bool) -> None:
         """Add a name that no path had before."""
@@ -193,6 +236,7 @@ class _Finding:
         if group is None:
             self._alone_in.setdefault(above, len(self.found))
             self.found.append(Source(_open(self._places, path), name))
+            self._begin_union(path, name)
         else:
             group.add(name, is_directory=is_directory)
             if group.is_full:

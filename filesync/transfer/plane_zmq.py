@@ -190,6 +190,7 @@ class DataPlane:
         flow: Flow = _ANY_FLOW,
         recipes: "RecipeCache | None" = None,
         recent: "Recent | None" = None,
+        files: Manifest | None = None,
         is_live: bool = False,
     ) -> Offer:
         """Let whoever knows the token read ``manifest``'s files below ``root``.
@@ -203,6 +204,7 @@ class DataPlane:
             flow: what each session keeps to at least.
             recipes: of contents that were cut already; else those of all offers together.
             recent: contents of the tree that need not be read again.
+            files: the tree that stands at ``root``, if that is another: has all contents.
             is_live: others may write to the files, which have the times that ``manifest`` says: by
                 these a change is found before anything of it is sent, and it is known of which.
         """
@@ -213,6 +215,7 @@ class DataPlane:
             flow=flow,
             recipes=recipes,
             recent=recent,
+            files=files,
             is_live=is_live,
         )
 

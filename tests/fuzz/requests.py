@@ -81,7 +81,7 @@ def seeds() -> list[bytes]:
     answered, deltas = answer_deltas(NEW, asked)
     requests: list[wire.Request] = [
         wire.Look(PATHS, rules, True),
-        wire.Look(PATHS, one_file_system=2),
+        wire.Look(PATHS, one_file_system=2, unites=True),
         wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules, mounts=True),
         wire.Prepare(b"a", owner=fields.OwnerNames("12", "34")),
         wire.Scan(TOKEN),

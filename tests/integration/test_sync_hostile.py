@@ -717,6 +717,19 @@ def test_what_is_scanned_while_it_is_taken_is_asked_for_in_its_turn(served: Path
     with_server(served, talk)
 
 
+def test_what_is_in_several_directories_is_taken_when_all_was_scanned(served: Path) -> None:
+    async def talk(ask: Ask) -> None:
+        found = await ask(wire.Look((b"d1/", b"d2/"), unites=True))
+        assert isinstance(found, wire.Found)
+        assert [part.united for part in found.parts] == [True]
+        token = found.parts[0].token
+        await refused(ask, wire.Scan(token, grows=True), UnexpectedMessage)
+        await ask(wire.Scan(token, fresh=TOKEN))
+        await refused(ask, wire.AskDirectories(token, fresh=True), UnexpectedMessage)
+
+    with_server(served, talk)
+
+
 def test_of_a_scan_that_fails_while_it_is_taken_nothing_is_left(
     served: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,6 +29,7 @@ from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send import source_disk
 from filesync.transfer.send.contents import ListedFile
 from filesync.transfer.send.source_disk import SourceTree
+from tests.integration import ways
 from tests.integration.test_sync_plane import LOOPBACK
 
 P = ParamSpec("P")
@@ -215,6 +216,41 @@ def test_copies_and_names_of_files_that_vanish_are_passed_over_with_them(
     lose(src, vanish)
     stats = taken(tmp_path, options_of(tmp_path))
     assert sorted(stats.changing) == sorted(GONE)
+    found = {str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file()}
+    assert found == {*NAMES} - {*GONE}
+
+
+@pytest.mark.parametrize("how", [vanish, be_rewritten, be_changed_and_grow])
+@pytest.mark.parametrize("sync", [ways.local, ways.given, ways.taken])
+@pytest.mark.parametrize("names", [("one", "two"), ("in/one", "in/two"), ("one/in", "two/in")])
+def test_in_one_of_several_directories_that_go_to_one_place_they_cost_no_other_either(
+    tmp_path: Path,
+    lose: Lose,
+    sync: ways.Way,
+    how: Callable[[Path], None],
+    names: tuple[str, str],
+) -> None:
+    """Nor what stands behind them: each file is given by the first that has its name."""
+    one, two = (tmp_path / "src" / name for name in names)
+    for number, name in enumerate(NAMES):
+        for root in (one, two) if number % 2 else (two,):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(f"{name} of {root}".encode() * 500)
+    rest()
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    (dest / "of another time").write_bytes(b"1")
+    options = Options(delete=True, caches=tmp_path / "caches")
+    said = [f"{name}/" for name in names]
+    for back_and_forth in (ways.given, ways.taken):  # none is read again
+        asyncio.run(back_and_forth(tmp_path, replace(options, dry_run=True), said))
+    lose(one, how)
+    stats = asyncio.run(sync(tmp_path, options, said))
+    assert sorted(stats.changing) == sorted(GONE)
+    for number, name in enumerate(NAMES):
+        if name not in GONE:
+            owner = one if number % 2 else two
+            assert (dest / name).read_bytes() == (owner / name).read_bytes()
     found = {str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file()}
     assert found == {*NAMES} - {*GONE}
 

@@ -179,6 +179,47 @@ def test_directories_that_are_named_are_scanned_at_once_and_of_one_more_only_tha
         assert tree_of(tmp_path / "src" / name) == tree_of(tmp_path / "dest" / name)
 
 
+def make_many(root: Path, name: str) -> list[str]:
+    """Make directories with a file each; return what names what is in them, ``name`` being theirs."""
+    for number in range(FILES):
+        path = root / "src" / name.format(number) / f"d{number % 3}/{number}"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(os.urandom(LARGE_BYTES // FILES))
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    return [f"{name.format(number)}/" for number in range(FILES)]
+
+
+@pytest.mark.parametrize("name", ["{}", "{}/in", "all/{}"])
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_directories_that_go_to_one_place_are_scanned_at_once_and_of_one_more_only_that_is_read(
+    sync: Way, name: str, tmp_path: Path, read: Numbers
+) -> None:
+    names = make_many(tmp_path, name)
+    options = Options(caches=tmp_path / "caches", delete=True)
+    first = asyncio.run(sync(tmp_path, options, names[1:]))
+    assert len(read) <= 2  # a scan of each side
+    assert first.files == FILES - 1
+    time.sleep(1.5e-9 * FINE_SLACK_NS)
+    asyncio.run(sync(tmp_path, options, names[1:]))
+    read.clear()
+    second = asyncio.run(sync(tmp_path, options, names))
+    assert (second.files, sum(read), len(read)) == (1, 1, 2)
+    assert sorted(os.listdir(tmp_path / "dest")) == ["d0", "d1", "d2"]
+    assert sum(1 for path in (tmp_path / "dest").rglob("*") if path.is_file()) == FILES
+
+
+@pytest.mark.parametrize("sync", [local, given, taken])
+def test_what_is_known_of_directories_stays_known_when_others_beside_them_are_synced(
+    sync: Way, tmp_path: Path, read: Numbers
+) -> None:
+    some, others = make_many(tmp_path, "{}/a"), make_many(tmp_path, "{}/b")
+    options = Options(caches=tmp_path / "caches")
+    for names in (some, others, some, others):
+        read.clear()
+        asyncio.run(sync(tmp_path, options, names, to="dest" if names is some else "other"))
+    assert sum(read) == 0
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[type[wire.Request]]:
     """What servers are asked."""
@@ -215,4 +256,19 @@ def test_names_that_are_the_same_on_both_sides_are_known_to_be(
     done = asyncio.run(sync(tmp_path, options, names))
     assert done.files == 0
     # What is dropped nobody waits for.
+    assert [request for request in asked if request is not wire.Drop] == needed
+
+
+@pytest.mark.parametrize(
+    ("sync", "needed"),
+    [(given, [wire.Prepare]), (taken, [wire.Look, wire.Scan])],
+)
+def test_what_is_in_several_directories_is_asked_about_once(
+    tmp_path: Path, sync: Way, needed: list[type[wire.Request]], asked: list[type[wire.Request]]
+) -> None:
+    names = make_many(tmp_path, "{}")
+    options = Options(caches=tmp_path / "caches")
+    asyncio.run(sync(tmp_path, options, names))
+    asked.clear()
+    assert asyncio.run(sync(tmp_path, options, names)).files == 0
     assert [request for request in asked if request is not wire.Drop] == needed

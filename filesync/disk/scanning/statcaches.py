@@ -20,14 +20,14 @@ SLACK: Final = 32
 
 
 def open_cache(
-    directory: Path, of: bytes, *, names: Set[bytes] | None = None
+    directory: Path, of: bytes, *, names: Set[bytes] | None = None, apart: bytes = b""
 ) -> StatCache | None:
     """Return the stat cache in ``directory`` for the directory ``of``, or ``names`` in it; close it.
 
-    None where none can be kept: a scan without one is slower, not wrong. When there are too many
-    the oldest go, which does no harm to who uses them.
+    Those that are kept ``apart`` are others. None where none can be kept: a scan without one is
+    slower, not wrong. When there are too many the oldest go, which does no harm to who uses them.
     """
-    path = _path(directory, of)
+    path = _path(directory, of + b"\0" + apart if apart else of)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()

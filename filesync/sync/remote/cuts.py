@@ -14,6 +14,7 @@ from filesync.errors import FilesyncError
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import ask
 from filesync.transfer.connection.channel_zmq import Channel
+from filesync.united import below
 
 MOST_TOLD: Final = 16
 """Files of one scan that are told of: who takes them cuts one after another, and more not in time."""
@@ -22,13 +23,16 @@ MOST_TOLD: Final = 16
 class Cuts:
     """Tells who takes them of the files that a scan finds changed; in the loop that it was made in."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, depth: int = 0) -> None:
+        """``depth``: how many names their paths begin with that are not told."""
+        self._depth = depth
         self._loop = asyncio.get_running_loop()
         self._found: asyncio.Queue[tuple[bytes, Digest]] = asyncio.Queue()
 
     def note(self, path: bytes, old: Digest) -> None:
         """Take note of a file, which held ``old``. For any thread."""
-        self._loop.call_soon_threadsafe(self._found.put_nowait, (path, old))
+        told = below(path, self._depth), old
+        self._loop.call_soon_threadsafe(self._found.put_nowait, told)
 
     @asynccontextmanager
     async def told(self, channel: Channel, token: bytes) -> AsyncIterator[None]:

@@ -102,6 +102,7 @@ class Part(msgspec.Struct, frozen=True):
         trees: directories are among the names, with all that is in them.
         identity: the directory's device and inode, where it is all of one. What is taken to a place
             in it would be found in its turn, if it is scanned meanwhile.
+        united: it is what is in several directories, which does not come before all is scanned.
     """
 
     token: Token
@@ -110,3 +111,4 @@ class Part(msgspec.Struct, frozen=True):
     is_bare: bool = False
     trees: bool = False
     identity: Identity | None = None
+    united: bool = False

@@ -195,7 +195,8 @@ class Giving:
 
     async def _fill(self, peer: Peer, at: int, prepared: wire.Prepared) -> None:
         options, scan = self._options, self._trees.scan(at)
-        is_alone = stands_alone(self._parts, at, delete=options.delete)
+        is_whole = not self._sources[at].place.united
+        is_alone = is_whole and stands_alone(self._parts, at, delete=options.delete)
         if options.owner is not None and prepared.new_owner is None:
             raise too_old("--chown")
         if prepared.is_empty and is_alone and options.takes_all:
@@ -413,13 +414,17 @@ class Giving:
         options = self._options
         others = {random_bytes(TOKEN_BYTES): one for one in removal.others} if removal else {}
         self._given |= others
-        root = self._sources[at].place.root
-        flow = options.flow.to(peer.address)
-        scanned = self._trees.scan(at).tree
-        recent = scanned.recent_to(tree, comes_whole=not shadowing(self._parts, at))
+        scan = self._trees.scan(at)
+        recent = scan.tree.recent_to(tree, comes_whole=not shadowing(self._parts, at))
         of_others = await in_thread(self._trees.seem_others, at, top)
         offer = peer.plane.offer(
-            top, root, flow=flow, recipes=scanned.recipes, recent=recent, is_live=True
+            top,
+            self._sources[at].place.root,
+            flow=options.flow.to(peer.address),
+            recipes=scan.tree.recipes,
+            recent=recent,
+            files=scan.task.result().files,
+            is_live=True,
         )
         with offer:
             self._given[offer.token] = top
@@ -446,7 +451,7 @@ class Giving:
                 listing.cancel()
                 await asyncio.wait({listing})
                 self._given.clear()
-                scanned.close()
+                scan.tree.close()
         self._note(at, given)
 
     def _with_beginning(

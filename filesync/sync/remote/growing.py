@@ -50,7 +50,7 @@ class GrowingScan:
         """
         loop = asyncio.get_running_loop()
         self._more = asyncio.Event()
-        self.cuts = Cuts()
+        self.cuts = Cuts(depth=place.depth)
 
         def tell() -> None:
             loop.call_soon_threadsafe(self._more.set)

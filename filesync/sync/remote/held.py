@@ -136,6 +136,11 @@ class Held:
         """The one that is claimed, or of which it is names; None where there is none."""
         return None if self.place is None else self.place.identity
 
+    @property
+    def is_united(self) -> bool:
+        """It is what is in several directories."""
+        return self.place is not None and bool(self.place.united)
+
     def is_bare(self) -> bool:
         """Say whether it is a directory in which there is nothing to scan."""
         return self.place is not None and self.place.is_bare(self.filter)

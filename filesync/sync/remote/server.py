@@ -126,6 +126,7 @@ class TreeServer:
                 is_bare,
                 trees=held.part.trees,
                 identity=held.identity(),
+                united=held.is_united,
             )
             for token, held, is_bare in zip(tokens, helds, bare, strict=True)
         ]
@@ -138,7 +139,9 @@ class TreeServer:
         caches = None if request.checksum else self._caches
         # Before anything is open: it may fail.
         filter = Filter(request.rules)
-        sources = find_sources(self._places, request.paths, filter, most=MAX_HELD)
+        sources = find_sources(
+            self._places, request.paths, filter, most=MAX_HELD, unites=request.unites
+        )
         if not request.skip_missing:
             sources.check()
         helds: list[Held] = []
@@ -257,7 +260,7 @@ class TreeServer:
         writer: fields.Writer | None,
         fresh_token: bytes | None = None,
     ) -> wire.Scanned:
-        cuts = Cuts()
+        cuts = Cuts(depth=held.place.depth if held.place else 0)
         scan = partial(held.scan, writer and Writer(*writer), self.plane.recipes, cuts.note)
         with held.used(Stage.NEW, during=Stage.OPEN if fresh_token else Stage.BUSY):
             fresh = self._offer_fresh(held, fresh_token)
@@ -271,7 +274,12 @@ class TreeServer:
             held.shut = found.unreadable
             if held.is_offered and held.place is not None and held.stage is not Stage.CLOSED:
                 held.offer = self.plane.offer(
-                    held.manifest, held.place.root, token, recent=held.recent, is_live=True
+                    held.manifest,
+                    held.place.root,
+                    token,
+                    recent=held.recent,
+                    files=found.files,
+                    is_live=True,
                 )
         return scanned_of(
             told.tree,
@@ -283,7 +291,7 @@ class TreeServer:
 
     def _offer_fresh(self, held: Held, token: bytes | None) -> Fresh | None:
         """Offer by ``token`` what a scan of what is to be taken will find new, if that is asked for."""
-        if token is None or held.place is None or not held.is_offered:
+        if token is None or held.place is None or held.is_united or not held.is_offered:
             return None
         if held.fresh_offer is not None:  # of a scan that has failed
             held.fresh_offer.close()
@@ -297,6 +305,8 @@ class TreeServer:
         place = held.place
         if place is None or not held.is_offered:
             raise UnexpectedMessage("what is given to is not taken from")
+        if held.is_united:
+            raise UnexpectedMessage("what is in several directories does not come early")
         if self._holders.is_growing(channel):
             raise UnexpectedMessage("what is taken while it is scanned is taken one by one")
         with held.used(Stage.NEW):

@@ -77,6 +77,7 @@ async def take(
         skip_missing=True,
         copies=options.afresh,
         one_file_system=options.mounts.value,
+        unites=True,
     )
     found, _ = await ask(peer.channel, request, wire.Found)
     if found.one_file_system != request.one_file_system:
@@ -167,7 +168,8 @@ class _Taking:
     def _may_come_early(self, at: int, place: Place) -> bool:
         given = self._found[at].identity
         return (
-            not self._options.dry_run
+            not self._found[at].united
+            and not self._options.dry_run
             and not (given is not None and place.is_in(given))
             and stands_alone(self.parts, at, delete=self._options.delete)
             and self._options.takes_all

@@ -7,19 +7,17 @@ the data plane with the token; ``Drop``. To what is empty: a ``Scan`` that ``gro
 answered ``AskDirectories`` -> ``Directories`` again and again, while what they list is pulled. To another a
 client may ask likewise for what is ``fresh``, where the scan takes long, and pull what of that is new to it.
 
-To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client
-scans what it gives; unless the two are the same, the client serves its tree over the connection
-(``wire.Serve``) and says ``Give``, with what has become of the last tree that it gave, or the first
-nodes of this one. Meanwhile either giver may say ``Changing``. Before it answers ``Given`` the server asks the client for the other nodes that it lacks, pulls, and says ``Progressed`` now
-and then if it was asked to. A client that shows what would change asks with ``AskNodes`` for what
-is there, and with ``AskUnseen`` for what of it no scan shows and would be in the way; to change
-nothing it says ``Drop`` instead. To what is empty: ``Prepare`` -> ``Prepared``, then
-``GiveGrowing`` while the client scans; the server says ``AskDirectories`` -> ``Directories`` again
-and again, and pulls what they list meanwhile. A client whose scan takes long may say ``Add`` before
-``Give``: the server asks likewise, for what is ``fresh``, and pulls what of that is new to it.
+To give: ``Prepare`` -> ``Prepared``; ``Scan`` -> ``Scanned``, of what is there, while the client scans what it gives;
+unless the two are the same, the client serves its tree over the connection (``wire.Serve``) and says ``Give``, with
+what has become of the last tree that it gave, or the first nodes of this one. Meanwhile either giver may say
+``Changing``. Before it answers ``Given`` the server asks the client for the other nodes that it lacks, pulls, and
+says ``Progressed`` now and then if it is asked to. A client that shows what would change asks with ``AskNodes`` for
+what is there, and with ``AskUnseen`` for what of it no scan shows and would be in the way; to change nothing it says
+``Drop`` instead. To what is empty: ``Prepare`` -> ``Prepared``, then ``GiveGrowing`` while the client scans; the
+server says ``AskDirectories`` -> ``Directories`` again and again, and pulls what they list. A client whose scan takes
+long may say ``Add`` before ``Give``: the server asks likewise, for what is ``fresh``, and pulls what of it is new.
 
 What a connection has asked for and not dropped is closed when the connection is lost.
-
 The rules for changing this file are those of ``filesync.transfer.wire``.
 """
 
@@ -80,6 +78,7 @@ class Look(_Message, frozen=True, tag="look"):
         skip_missing: say which are not there, and go on; else that is an error.
         copies: copy what is read, and send that: it is little, and changes all the while.
         one_file_system: directories where another one is mounted come as any (0), empty (1), or not (2).
+        unites: what is in directories beside each other may be one part.
     """
 
     paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=MAX_PATHS)]
@@ -88,6 +87,7 @@ class Look(_Message, frozen=True, tag="look"):
     skip_missing: bool = False
     copies: bool = False
     one_file_system: OneFileSystem = 0
+    unites: bool = False
 
 
 class Found(_Message, frozen=True, tag="found"):

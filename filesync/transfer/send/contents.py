@@ -16,14 +16,21 @@ _PART_BITS: Final = 6
 
 
 class ListedFile(NamedTuple):
-    """A file that has a content: its directory's path, and its entry there."""
+    """A file that has a content: its directory's path, and its entry there.
+
+    Attributes:
+        other: the path by which it is known, if that is another than its own.
+    """
 
     directory: bytes
     file: File
+    other: bytes | None = None
 
     @property
     def path(self) -> bytes:
-        """Its own."""
+        """By which it is known."""
+        if self.other is not None:
+            return self.other
         return self.directory + b"/" + self.file.name if self.directory else self.file.name
 
 
@@ -96,6 +103,21 @@ class Contents:
                 ordinal += 1
             if ordinal >> _ORDINAL_BITS:
                 raise MalformedManifest("a tree of more names than can be offered")
+
+
+class PlacedContents(Contents):
+    """The contents of a tree whose files stand elsewhere than in it, and are known by where they are in it."""
+
+    def __init__(self, manifest: Manifest, files: Manifest) -> None:
+        """List ``manifest``, of which ``files`` has all contents, and maybe more; see ``Contents``."""
+        super().__init__(manifest.nodes, directories_of(manifest))
+        self._files = Contents(files.nodes, directories_of(files))
+
+    def find(self, digest: Digest) -> ListedFile | None:
+        """Return a file that has this content, or None if none in the tree has it."""
+        known = super().find(digest)
+        found = None if known is None else self._files.find(digest)
+        return None if known is None or found is None else found._replace(other=known.path)
 
 
 class GrowingContents:

@@ -63,17 +63,27 @@ class Outgoing:
         flow: Flow,
         recipes: "RecipeCache | None" = None,
         recent: "Recent | None" = None,
+        files: Manifest | None = None,
         is_live: bool = False,
     ) -> Offer:
         """Offer ``manifest``'s files below ``root``; see ``DataPlane.offer``."""
 
         def open_source() -> "SourceTree":
-            from filesync.transfer.send.contents import Contents, directories_of
+            from filesync.transfer.send.contents import (
+                Contents,
+                PlacedContents,
+                directories_of,
+            )
             from filesync.transfer.send.source_disk import SourceTree
+
+            def listed() -> Contents:
+                if files is None:
+                    return Contents(manifest.nodes, directories_of(manifest))
+                return PlacedContents(manifest, files)
 
             return SourceTree(
                 root,
-                lambda: Contents(manifest.nodes, directories_of(manifest)),
+                listed,
                 recent,
                 self.recipes if recipes is None else recipes,
                 is_live=is_live,

@@ -197,6 +197,9 @@ SOURCES = (
     ["two/", "src/"],
     ["src/", "two/"],
     ["src/a/disk/", "two/a/"],
+    ["two/a/", "src/a/"],
+    ["src/a/disk/", "two/a/disk/"],
+    ["src/a/disk", "two/a/disk"],
     ["src/a/", "src/a/disk"],
 )
 

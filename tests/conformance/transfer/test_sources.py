@@ -45,6 +45,15 @@ TOGETHER = (
     "--existing full stood filed",
     "--ignore-existing --exclude=a full stood filed",
     "--existing --delete full other stood there",
+    # What is in several goes to one place.
+    "full/ other/ tree/ deep/ stands/ there",
+    "--delete deep/ stands/ tree/ full/ stood",
+    "--delete --exclude=file tree/ deep/ there",
+    "-n full/ other/ dst",
+    "full/ missing/ other/ dst",
+    "stood/file/ deep/file/ tree/file/ there",
+    "--delete stood/file deep/file tree/file stands",
+    "--existing stood/file/ other/ stands/file/ filed",
     # What is in a directory that is named between them stands before those after it.
     "full other/ file there",
     "--delete full other/ file there",
@@ -108,6 +117,9 @@ WORDS = (
     "--exclude=a full file dst",
     "--exclude=full full file dst",
     "--exclude=file file other/file2 dst",
+    # One of several is reached through a link.
+    "empty/ link/ dst",
+    "--delete full/ empty/ link/ other/ there",
     # Nothing is left of what is named: the destination is made as for any one name.
     "--exclude=* full dst",
     "--exclude=* full dst/",

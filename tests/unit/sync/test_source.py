@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from filesync.sync.filter import Filter
+from filesync.sync.part import Part
 from filesync.sync.places import Kind, LocalPlaces, Place
 from filesync.sync.source import Sources, are_several, close_all, find_sources
+from filesync.sync.union import MOST_DOWN
 
 Find = Callable[..., Sources]
 
@@ -153,3 +155,109 @@ def test_only_what_has_a_name_alone_is_asked_for_it(tmp_path: Path) -> None:
         assert place.kind_of(name) is None
     place.close()
     assert not are_several([], [b"/", b"."])
+
+
+# --- several directories that go to one place -------------------------------------------------
+
+
+def united(sources: Sources) -> list[tuple[str, list[str]]]:
+    """Return, of each source that is several directories, where they are below, and which they are."""
+    return [
+        (os.fspath(one.place.root), [os.fsdecode(path) for path in one.place.united])
+        for one in sources.found
+        if one.place.united
+    ]
+
+
+def make(root: Path, *paths: str) -> None:
+    for path in paths:
+        (root / path).mkdir(parents=True, exist_ok=True)
+
+
+def test_what_is_in_several_directories_is_one_source(find: Find, tmp_path: Path) -> None:
+    make(tmp_path, *(f"many/{number}" for number in range(3000)))
+    before = len(os.listdir("/proc/self/fd"))
+    found = find(*(f"many/{number}/" for number in range(3000)))
+    assert united(found) == [(f"{tmp_path}/many", [str(number) for number in range(3000)])]
+    assert [source.part for source in found.found] == [Part()]
+    assert found.are_several
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+
+
+def test_they_are_in_the_order_in_which_they_were_named_and_each_is_there_once(
+    find: Find, tmp_path: Path
+) -> None:
+    make(tmp_path, "c")
+    found = find("c/", "./a/.", "b//", "c/", "gone/", "a/")
+    assert united(found) == [(str(tmp_path), ["c", "a", "b"])]
+    assert [Path(os.fsdecode(path)).name for path in found.missing] == ["gone"]
+
+
+def test_what_is_named_between_them_stands_between_them(find: Find, tmp_path: Path) -> None:
+    make(tmp_path, "c", "d")
+    found = find("a/", "b/", "b/one", "c/", "d/")
+    assert united(found) == [(str(tmp_path), ["a", "b"]), (str(tmp_path), ["c", "d"])]
+    assert [source.part.names for source in found.found] == [None, {b"one"}, None]
+
+
+def test_those_that_are_as_far_down_in_several_directories_are_one(
+    find: Find, tmp_path: Path
+) -> None:
+    make(tmp_path, "b/sub", "c/sub", "c/deep/sub", "d/deep/sub")
+    assert united(find("a/sub/", "b/sub/")) == [(str(tmp_path), ["a/sub", "b/sub"])]
+    assert united(find("c/deep/sub/", "c/sub/", "a/")) == []
+    found = find("a/", "b/", "c/sub/", "c/deep/", "d/deep/")
+    assert united(found) == [
+        (str(tmp_path), ["a", "b"]),
+        (str(tmp_path), ["c/sub", "c/deep", "d/deep"]),
+    ]
+
+
+def test_directories_of_one_name_are_one_that_stands_there(find: Find, tmp_path: Path) -> None:
+    make(tmp_path, "b/sub", "c/sub")
+    found = find("a/sub", "b/sub", "c/sub", "a/one")
+    assert united(found) == [(str(tmp_path), ["a/sub", "b/sub", "c/sub"])]
+    assert [source.part for source in found.found] == [
+        Part(b"sub"),
+        Part(names=frozenset((b"one",))),
+    ]
+
+
+def test_what_is_reached_through_a_link_is_a_source_of_its_own(
+    find: Find, tmp_path: Path
+) -> None:
+    make(tmp_path, "b/sub")
+    (tmp_path / "to-b").symlink_to("b")
+    assert united(find("a/", "to-b/", "b/")) == []
+    assert united(find("a/sub/", "to-b/sub/", "b/sub/")) == []
+    # One that leads to all of them is as any.
+    (tmp_path / "to-all").symlink_to(".")
+    found = find("to-all/a/", "to-all/b/")
+    assert united(found) == [(str(tmp_path / "to-all"), ["a", "b"])]
+
+
+def test_those_that_are_very_far_down_are_sources_of_their_own(
+    find: Find, tmp_path: Path
+) -> None:
+    """What leads to each of them would be opened, from the root on."""
+    for count, are_one in ((MOST_DOWN, True), (MOST_DOWN + 1, False)):
+        far = ["/".join([top] + ["x"] * (count - 1)) + "/" for top in ("one", "two")]
+        make(tmp_path / "far", *far)
+        assert bool(united(find(*(f"far/{path}" for path in far)))) is are_one
+
+
+def test_where_what_has_them_all_may_not_be_listed_they_are_sources_of_their_own(
+    find: Find, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    really = LocalPlaces.open
+
+    def opening(self: LocalPlaces, path: bytes) -> int:
+        if path == os.fsencode(tmp_path):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return really(self, path)
+
+    monkeypatch.setattr(LocalPlaces, "open", opening)
+    found = find("a/", "b/")
+    assert names(found) == [b"", b""]
+    assert united(found) == []
+    assert found.missing == {}

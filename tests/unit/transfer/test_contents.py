@@ -14,7 +14,13 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.transfer.send.contents import Contents, GrowingContents, Listed, directories_of
+from filesync.transfer.send.contents import (
+    Contents,
+    GrowingContents,
+    Listed,
+    PlacedContents,
+    directories_of,
+)
 from tests.unit.made import file
 from tests.unit.test_overlay import Shape, manifest, shapes
 
@@ -103,3 +109,18 @@ def test_of_a_growing_tree_few_directories_are_held_decoded_however_many_are_loo
     finally:
         tracemalloc.stop()
     assert held_bytes < 100 * 50 * 300  # entries, of bytes each
+
+
+def test_a_file_that_stands_elsewhere_is_known_by_where_it_is_in_what_is_given() -> None:
+    wanted = manifest({b"a": {b"f": b"1"}, b"g": b"2"})
+    there = manifest({b"x": {b"a": {b"f": b"1"}}, b"y": {b"h": b"2", b"secret": b"3"}})
+    contents = PlacedContents(wanted, there)
+    for content, where, path in (
+        (b"1", (b"x/a", b"f"), b"a/f"),
+        (b"2", (b"y", b"h"), b"g"),
+    ):
+        found = contents.find(digest_of(content))
+        assert found is not None
+        assert (found.directory, found.file.name) == where
+        assert found.path == path
+    assert contents.find(digest_of(b"3")) is None
