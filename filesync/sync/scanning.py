@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.disk.handles import shown
-from filesync.disk.reserved import is_reserved
+from filesync.disk.reserved import WORK_PREFIX, is_reserved
 from filesync.disk.scanning.mounts import Mounts
 from filesync.disk.scanning.scan import LeaveOut, scan
 from filesync.disk.scanning.statcache import StatCache
@@ -215,10 +215,13 @@ def _only_in(paths: Sequence[bytes], leave_out: LeaveOut | None) -> LeaveOut:
             above = above.rpartition(b"/")[0]
 
     def leaves_out(path: bytes, is_directory: bool) -> bool:
-        name = below(path, depth)
-        if not name:
+        # Asked about each name: what is left of it is only looked at where that may matter.
+        down = path.count(b"/")
+        if down < depth:
             return path not in entered
-        return is_reserved(name) or (leave_out is not None and leave_out(name, is_directory))
+        if down == depth and WORK_PREFIX in path and is_reserved(below(path, depth)):
+            return True
+        return leave_out is not None and leave_out(below(path, depth), is_directory)
 
     return leaves_out
 

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from filesync.manifest import MemoryNodes
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Kind, LocalPlaces, Place
+from filesync.sync.scanning import scan_place
 from filesync.sync.source import Sources, are_several, close_all, find_sources
 from filesync.sync.union import MOST_DOWN
 
@@ -261,3 +263,22 @@ def test_where_what_has_them_all_may_not_be_listed_they_are_sources_of_their_own
     assert names(found) == [b"", b""]
     assert united(found) == []
     assert found.missing == {}
+
+
+def test_each_of_them_is_scanned_as_the_root_that_it_is(find: Find, tmp_path: Path) -> None:
+    """By rules, and without what an update that was killed has left there."""
+    make(tmp_path, "w/a/in", "w/b/in/deep", "w/b/other", "w/b/in/.filesync-partial", "w/c")
+    for name in ("a/in/top", "b/in/deep/top", "a/beside", "b/in/.filesync-partial/half"):
+        (tmp_path / "w" / name).touch()
+    make(tmp_path, "w/b/in/deep/.filesync-partial")
+    (tmp_path / "w/b/in/deep/.filesync-partial/kept").touch()
+    found = find("w/a/in/", "w/b/in/", rules=[b"- /top"])
+    nodes = MemoryNodes()
+    place = found.found[0].place
+    scanned = scan_place(place, nodes, filter=Filter([b"- /top"]), caches=None).manifest
+    assert [path for path, _ in scanned.walk()] == [
+        b"deep",
+        b"deep/.filesync-partial",
+        b"deep/.filesync-partial/kept",
+        b"deep/top",
+    ]
