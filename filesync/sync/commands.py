@@ -75,19 +75,23 @@ def _exclude(pattern: str, *, is_include: bool) -> str:
 
 def _patterns_in(name: str) -> list[str]:
     """Return the patterns in a file, one a line, as rsync reads it; '-' is standard input."""
-    data = _read(name)
+    data = _read(name, "patterns")
     if b"\0" in data:
         raise UsageError(f"{name} has a NUL; patterns are one a line")
     lines = os.fsdecode(data.replace(b"\r", b"\n")).split("\n")
     return [line for line in lines if line and line[0] not in ";#"]
 
 
-def _read(name: str) -> bytes:
-    """Return what is in the file ``name``; '-' is standard input."""
+def _read(name: str, what: str) -> bytes:
+    """Return what is in the file ``name``, which lists ``what``; '-' is standard input.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     try:
         return _standard_input() if name == "-" else Path(name).read_bytes()
     except OSError as exc:
-        raise UsageError(f"{name} cannot be read: {exc.strerror}") from None
+        raise UsageError(f"the {what} in {name} cannot be read: {exc.strerror}") from None
 
 
 def _standard_input() -> bytes:
@@ -167,7 +171,9 @@ def _listed(
         raise UsageError(
             "--delete removes what SRC does not have, and a list says nothing of that"
         )
-    return Listed(paths_in(_read(name), from0=flags["from0"]), all_below=flags["recursive"])
+    return Listed(
+        paths_in(_read(name, "names"), from0=flags["from0"]), all_below=flags["recursive"]
+    )
 
 
 def as_rules(excludes: Sequence[str]) -> tuple[bytes, ...]:

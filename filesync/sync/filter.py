@@ -12,12 +12,9 @@ ends in '/' matches directories only, ``dir/***`` a directory and all that is in
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from filesync.sync.patterns import MAX_WILDCARDS, WILD, How, Pattern, understand
-
-if TYPE_CHECKING:
-    from filesync.sync.listed import Listed
 
 MAX_RULES: Final = 1000
 MAX_RULE_BYTES: Final = 4096
@@ -28,6 +25,8 @@ _OF_NAMES_BYTES: Final = 16 << 10
 """Of expressions that become one: ``re`` keeps the last 512, which may be a peer's."""
 _OF_PATHS_BYTES: Final = 512
 """Of those for whole paths, which may be long: while one is compared no other thread runs."""
+Decides = Callable[[bytes, bool], bool | None]
+"""Says whether the name at a path, which may be that of a directory, is left out; or does not say."""
 
 
 class Filter:
@@ -39,16 +38,16 @@ class Filter:
         rules: as above.
         root: what is before the paths that are asked for, from the transfer's root on: b"" or
             a name and a slash.
-        listed: what comes of all names, if these are listed.
+        before: asked of each path from the transfer's root on, and whether it is a directory; None leaves it to the rules.
 
     Raises:
         UsageError: a rule is empty or has more wildcards than anybody needs.
     """
 
     def __init__(
-        self, rules: Sequence[bytes], *, root: bytes = b"", listed: "Listed | None" = None
+        self, rules: Sequence[bytes], *, root: bytes = b"", before: Decides | None = None
     ) -> None:
-        self._listed = listed
+        self._before = before
         self._includes: list[bool] = []
         self._root = b"/" + root
         patterns: list[Pattern | None] = []
@@ -65,12 +64,12 @@ class Filter:
 
     def __bool__(self) -> bool:
         """Say whether there is any rule."""
-        return bool(self._includes) or self._listed is not None
+        return bool(self._includes) or self._before is not None
 
     def excludes(self, path: bytes, is_directory: bool) -> bool:
         """Say whether the name at ``path``, whose parent is not left out, is left out."""
-        if self._listed is not None:
-            is_left_out = self._listed.leaves_out((self._root + path)[1:], is_directory)
+        if self._before is not None:
+            is_left_out = self._before((self._root + path)[1:], is_directory)
             if is_left_out is not None:
                 return is_left_out
         rules = self._of_directories if is_directory else self._of_others

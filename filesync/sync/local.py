@@ -56,9 +56,7 @@ def sync_local(
     """
     started = monotonic()
     with ExitStack() as stack:
-        sources = find_sources(
-            LocalPlaces(), paths, Filter(options.rules, listed=options.listed)
-        )
+        sources = find_sources(LocalPlaces(), paths, options.filter())
         stack.callback(close_all, sources.found)
         sync = _Sync(sources, dest, as_known_here(options), progress=progress)
         for at in reversed(range(len(sources.found))):
@@ -118,8 +116,7 @@ class _Sync:
         )
 
     def _filter(self, at: int) -> Filter:
-        options = self._options
-        return Filter(options.rules, root=self._parts[at].prefix, listed=options.listed)
+        return self._options.filter(self._parts[at].prefix)
 
     def _removal(self, at: int, given: Manifest, there: Found) -> Removal | None:
         # What could not be read is not gone, nor is what is below it.
@@ -297,9 +294,8 @@ class _Sync:
     def _note_source(self, at: int, found: Found) -> None:
         part = self._parts[at]
         self.stats.note_source(found.manifest, found.skipped)
-        self.stats.note_unreadable(found.unreadable, prefix=part.prefix)
         lacking = self._options.lacking(part, found.manifest, found.unreadable)
-        self.stats.note_unreadable(lacking, prefix=part.prefix)
+        self.stats.note_unreadable({**found.unreadable, **lacking}, prefix=part.prefix)
 
     def _move(self, files: int, size: int) -> None:
         """Take note that so many files more are there, and bytes; wait, if that was too fast."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from filesync.disk.scanning.mounts import Mounts
+from filesync.sync.filter import Filter
 from filesync.transfer.flow import Flow
 from filesync.transfer.stats import Progress
 
@@ -127,6 +128,11 @@ class Options(msgspec.Struct, frozen=True):
     def takes_all(self) -> bool:
         """All of a source comes as it is to where nothing is, and nobody is to see it first."""
         return self.on_changes is None and not self.choice.only_existing and self.owner is None
+
+    def filter(self, root: bytes = b"") -> Filter:
+        """Return what is left out of a source, of which the paths have ``root`` before them."""
+        listed = None if self.listed is None else self.listed.leaves_out
+        return Filter(self.rules, root=root, before=listed)
 
     @property
     def unseen(self) -> tuple[bytes, ...]:

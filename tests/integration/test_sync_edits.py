@@ -138,12 +138,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("read", "deltas", "recipes"):
         monkeypatch.setattr(SourceTree, name, noting(name, getattr(SourceTree, name)))
-    for name, answer in (
-        ("answer_nodes", nodes.answer_nodes),
-        ("answer_deltas", nodes.answer_deltas),
-    ):
-        for module in (nodes, remote_server):  # who gives, and who is taken from
-            monkeypatch.setattr(module, name, noting("nodes", answer))
+    for module in (nodes, remote_server):  # who gives, and who is taken from
+        monkeypatch.setattr(module, "answer", noting("nodes", nodes.answer))
     return questions
 
 

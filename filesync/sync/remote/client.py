@@ -8,7 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.errors import Unavailable, UsageError
-from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES, Filter
+from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.places import LocalPlaces, is_remote, local_path
 from filesync.sync.remote.asking import Peer
@@ -128,7 +128,7 @@ async def sync_to(
 
     started = monotonic()
     _check_bounds([dest.path], options.rules)
-    filter = Filter(options.rules, listed=options.listed)
+    filter = options.filter()
     found = find_sources(LocalPlaces(), sources, filter, most_names_bytes=MAX_NAMES_BYTES)
     giving = Giving(found, options, progress)
     try:

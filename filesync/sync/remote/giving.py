@@ -113,17 +113,13 @@ class Giving:
     async def _answer_nodes(
         self, asked: wire.AskNodes | wire.AskNodeDeltas
     ) -> tuple[bytes, bytes]:
-        from filesync.sync.remote.nodes import answer_deltas, answer_nodes
+        from filesync.sync.remote.nodes import answer
 
         self._is_asked.set()
         if (manifest := self._given.get(asked.token)) is None:
             raise NotOffered("nodes were asked for of a tree that is not given")
-        if isinstance(asked, wire.AskNodes):
-            return wire.encode(wire.Nodes()), await in_thread(
-                answer_nodes, manifest, asked.digests
-            )
-        answer, payload = await in_thread(answer_deltas, manifest, asked)
-        return wire.encode(answer), payload
+        answered, payload = await in_thread(answer, manifest, asked)
+        return wire.encode(answered), payload
 
     # --- giving -------------------------------------------------------------------------------
 
@@ -482,9 +478,8 @@ class Giving:
     def _note_source(self, at: int, found: "Found") -> None:
         part = self._parts[at]
         self.stats.note_source(found.manifest, found.skipped)
-        self.stats.note_unreadable(found.unreadable, prefix=part.prefix)
         lacking = self._options.lacking(part, found.manifest, found.unreadable)
-        self.stats.note_unreadable(lacking, prefix=part.prefix)
+        self.stats.note_unreadable({**found.unreadable, **lacking}, prefix=part.prefix)
 
     def _note(self, at: int, given: wire.Given) -> None:
         stats, prefix = self.stats, self._parts[at].prefix

@@ -135,6 +135,19 @@ def first_nodes(manifest: Manifest) -> bytes:
     return next(pack_nodes(found), b"")
 
 
+def answer(
+    manifest: Manifest, asked: wire.AskNodes | wire.AskNodeDeltas
+) -> tuple[wire.Nodes | wire.NodeDeltas, bytes]:
+    """Return the first of what was asked for of a tree. Blocks.
+
+    Raises:
+        NotOffered: one is not the tree's.
+    """
+    if isinstance(asked, wire.AskNodes):
+        return wire.Nodes(), answer_nodes(manifest, asked.digests)
+    return answer_deltas(manifest, asked)
+
+
 def answer_nodes(manifest: Manifest, asked: tuple[Digest, ...]) -> bytes:
     """Return a pack of the first of the nodes that were asked for.
 

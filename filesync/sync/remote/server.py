@@ -29,7 +29,7 @@ from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import MAX_HELD, Holders
 from filesync.sync.remote.named import scanned_of
-from filesync.sync.remote.nodes import answer_deltas, answer_nodes
+from filesync.sync.remote.nodes import answer
 from filesync.sync.remote.telling import Telling
 from filesync.sync.remote.unseen import answer_unseen
 from filesync.sync.remote.waiting import Waiting
@@ -350,10 +350,8 @@ async def _answer_held(
             if fresh or held.growing is None:
                 raise UnexpectedMessage("directories were asked for of what does not grow")
             return await held.growing.directories()
-        case wire.AskNodes():
-            return wire.Nodes(), await in_thread(answer_nodes, held.scanned(), request.digests)
-        case wire.AskNodeDeltas():
-            return await in_thread(answer_deltas, held.scanned(), request)
+        case wire.AskNodes() | wire.AskNodeDeltas():
+            return await in_thread(answer, held.scanned(), request)
         case wire.AskUnseen():
             with held.used(Stage.SCANNED):
                 return await in_thread(answer_unseen, held.place, held.filter, request), b""

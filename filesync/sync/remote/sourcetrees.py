@@ -65,8 +65,7 @@ class SourceTrees:
 
     def filter(self, at: int) -> Filter:
         """Return what is left out of a source."""
-        options = self._options
-        return Filter(options.rules, root=self._parts[at].prefix, listed=options.listed)
+        return self._options.filter(self._parts[at].prefix)
 
     async def stop(self) -> None:
         """Let no scan go on, nor anything stay that it has read; whoever closes the sources must wait for this."""

@@ -347,11 +347,10 @@ class _Taking:
     def _note_source(self, at: int, top: Manifest, scanned: wire.Scanned) -> None:
         part = self.parts[at]
         self.stats.note_source(top, scanned.skipped)
-        self.stats.note_unreadable(
-            scanned.unreadable, prefix=part.prefix, unnamed=scanned.unnamed
-        )
         lacking = self._options.lacking(part, top, scanned.unreadable)
-        self.stats.note_unreadable(lacking, prefix=part.prefix)
+        self.stats.note_unreadable(
+            {**scanned.unreadable, **lacking}, prefix=part.prefix, unnamed=scanned.unnamed
+        )
 
     async def _scan(self, at: int, fresh: bytes | None = None) -> wire.Scanned:
         """Have the server scan a part, unless it has, and offer what is new in it by ``fresh``."""

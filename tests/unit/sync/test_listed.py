@@ -46,10 +46,10 @@ def test_the_rules_for_another_machine_leave_out_what_the_list_does(
 ) -> None:
     listed = Listed(paths, all_below=all_below)
     assert listed.rules is not None
-    assert come(Filter((), listed=listed)) == come(Filter(listed.rules))
+    assert come(Filter((), before=listed.leaves_out)) == come(Filter(listed.rules))
     rules = (b"- a", b"- c*/")
     both = (*listed.leading, *rules, *listed.rules)
-    assert come(Filter(rules, listed=listed)) == come(Filter(both))
+    assert come(Filter(rules, before=listed.leaves_out)) == come(Filter(both))
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_the_rules_for_another_machine_leave_out_what_the_list_does(
 def test_what_is_listed_comes_with_what_leads_to_it(
     path: bytes, all_below: bool, those: set[bytes]
 ) -> None:
-    assert come(Filter((), listed=Listed([path], all_below=all_below))) == those
+    assert come(Filter((), before=Listed([path], all_below=all_below).leaves_out)) == those
 
 
 def test_what_rsync_would_leave_out_of_a_path_is_an_error() -> None:
@@ -78,13 +78,13 @@ def test_what_rsync_would_leave_out_of_a_path_is_an_error() -> None:
 
 
 def test_below_a_name_the_list_is_of_the_whole_transfer() -> None:
-    filter = Filter((), root=b"a/", listed=Listed([b"a/b", b"b"]))
+    filter = Filter((), root=b"a/", before=Listed([b"a/b", b"b"]).leaves_out)
     assert not filter.excludes(b"b", is_directory=False)
     assert filter.excludes(b"a", is_directory=True)
 
 
 def test_what_leads_to_something_comes_only_as_a_directory() -> None:
-    filter = Filter((), listed=Listed([b"a/b"]))
+    filter = Filter((), before=Listed([b"a/b"]).leaves_out)
     assert filter.excludes(b"a", is_directory=False)
 
 
