@@ -80,8 +80,13 @@ class Shape:
     options: tuple[str, ...] = ()
 
 
-def files_in(directories: int, files: int) -> Callable[[Path], None]:
-    """Return what writes so many directories of so many files each, of 1,000 bytes."""
+def files_in(
+    directories: int, files: int, *, named_apart: bool = False
+) -> Callable[[Path], None]:
+    """Return what writes so many directories of so many files each, of 1,000 bytes.
+
+    No name of a file comes twice if they are ``named_apart``.
+    """
 
     def make(root: Path) -> None:
         rng = random.Random(7)
@@ -89,7 +94,8 @@ def files_in(directories: int, files: int) -> Callable[[Path], None]:
             path = root / f"d{directory}"
             path.mkdir()
             for number in range(files):
-                (path / f"f{number}.txt").write_bytes(rng.randbytes(1000))
+                start = f"{directory}-" if named_apart else ""
+                (path / f"f{start}{number}.txt").write_bytes(rng.randbytes(1000))
 
     return make
 
@@ -137,6 +143,11 @@ def each(root: Path) -> list[str]:
     return sorted(os.listdir(root))
 
 
+def inside_each(root: Path) -> list[str]:
+    """Name what is in each directory of ``root``."""
+    return [f"{name}/" for name in each(root)]
+
+
 def one(root: Path) -> list[str]:
     """Name one file of ``root``."""
     return each(root)[:1]
@@ -153,6 +164,7 @@ SHAPES: Final = {
     "20,000 names": Shape(flat(20_000), named=each),
     "one name of 100,000": Shape(flat(100_000), named=one),
     "1,000 directories named": Shape(files_in(1000, 10), named=each),
+    "1,000 directories in one": Shape(files_in(1000, 10, named_apart=True), named=inside_each),
     "a hole of 4 GiB": Shape(hole),
 }
 
@@ -184,9 +196,9 @@ def measure(shape: Shape, root: Path) -> Iterator[tuple[str, float, float]]:
                 subprocess.run([*tool, *shape.options, *named, target], check=True, cwd=source)
                 took.append(time.monotonic() - began)
             yield f"{step}, {way}", took[0], took[1]
-    if shape.named is not one:
-        for directory in (root / "here", served):
-            compare(source, directory / "ours", *(("-O",) if shape.named else ()))
+    for directory in (root / "here", served):
+        theirs = source if shape.named in (None, each) else directory / "rsync"
+        compare(theirs, directory / "ours", *(("-O",) if shape.named else ()))
 
 
 def change(source: Path) -> None:

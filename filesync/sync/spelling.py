@@ -116,7 +116,11 @@ _OF: Final[Mapping[str, str]] = {
     "--mkpath": "DST is made, but none above it; make that first",
     "--no-compress --no-z --compress-choice --zc --compress-level --zl --compress-threads --zt": _CODEC,
     "--skip-compress": f"what does not get smaller travels as it is; {_CODEC}",
-    "-C --cvs-exclude -f --filter -F": _FILTER,
+    "-C --cvs-exclude": _FILTER,
+    "-f --filter -F": (
+        f"{_FILTER}; no file in SRC has rules, but `git ls-files -coz --exclude-standard | filesync sync -0 "
+        "--files-from=- ./ DST` leaves out what git ignores"
+    ),
     "--info --debug --out-format --log-format --log-file --log-file-format --outbuf": _SAYS,
     "-8 --8-bit-output --stderr --iconv": "names are bytes, and are shown escaped as rsync does",
     "--list-only": _LISTS,
