@@ -455,6 +455,9 @@ def serve(
 
         asyncio.run(serve_stdio(server.answer, server.use))
         return
+    from filesync.memory import share_arenas
+
+    share_arenas()  # before there are threads
     own, allowed = listen_keys(key, allow)
     plane = DataPlane(
         listen,

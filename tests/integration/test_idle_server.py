@@ -2,6 +2,9 @@
 
 import asyncio
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +76,33 @@ def test_giving_back_does_no_harm() -> None:
     del used[::2]
     memory.give_back()
     assert all(not any(one) for one in used[::1000])
+
+
+def arenas(pid: int) -> int:
+    """Count what glibc has threads allocate from, besides the heap: each begins at a multiple of 64 MiB."""
+    lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    starts = [int(words[0].split("-")[0], 16) for words in lines if words[1] == "rw-p"]
+    return sum(start % (64 << 20) == 0 for start in starts)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no arenas")
+def test_threads_of_a_server_share_what_they_allocate_from(tmp_path: Path) -> None:
+    program = [sys.executable, "-m", "filesync"]
+    for number in range(200):
+        (tmp_path / f"src/{number % 20}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"src/{number % 20}/{number}").write_bytes(os.urandom(20_000))
+    (tmp_path / "served").mkdir()
+    with subprocess.Popen(
+        [*program, "serve", str(tmp_path / "served"), "--listen", LOOPBACK],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        try:
+            address = server.stdout.readline().strip()
+            subprocess.run(
+                [*program, "sync", f"{tmp_path}/src/", f"{address}/dest/"], check=True
+            )
+            assert arenas(server.pid) <= 1
+        finally:
+            server.terminate()
