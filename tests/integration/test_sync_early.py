@@ -380,6 +380,40 @@ def test_what_has_come_and_is_gone_when_all_is_known_goes(
 
 
 @either
+def test_what_has_come_goes_where_nothing_is_to_be_done_in_the_end(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    write(root / "src/there", b"there")
+    content = os.urandom(SIZE)
+    write(root / "src/d/large", content)
+    shutil.copytree(root / "src", root / "dest", dirs_exist_ok=True)
+    (root / "dest/d/large").unlink()
+    directories = [root / name for name in ("src/d", "dest/d", "src", "dest")]
+    for name in ("d/small", "there"):
+        for directory in ("src", "dest"):
+            os.utime(root / directory / name, ns=(7, 7))
+
+    def settle() -> None:
+        for directory in directories:
+            os.utime(directory, ns=(7, 7))
+
+    settle()
+    rest()
+
+    def remove(path: bytes) -> None:
+        if path == b"d/large":
+            await_partial(root, content)
+            (root / "src/d/large").unlink()
+            settle()
+
+    reads(remove)
+    stats = run(way, root)
+    assert (stats.created, stats.deleted) == (0, 0)
+    assert sorted(os.listdir(root / "dest")) == ["d", "there"]
+    assert (root / "dest").stat().st_mtime_ns == 7
+
+
+@either
 def test_one_that_is_like_one_that_is_on_its_way_by_its_digest_leaves_that_alone(
     way: Way, root: Path, reads: Reading, monkeypatch: pytest.MonkeyPatch
 ) -> None:

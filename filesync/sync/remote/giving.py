@@ -202,9 +202,10 @@ class Giving:
         there = prepared.scanned
         if there is None:
             there, _ = await ask(peer.channel, wire.Scan(prepared.token), wire.Scanned)
+        has_added = False
         async with scan.cuts.told(peer.channel, prepared.token):
             if prepared.takes_additions and is_alone and self._may_add:
-                await self._add(peer, at, prepared.token)
+                has_added = await self._add(peer, at, prepared.token)
             self._note_source(at, await scan.task)
         top = await self._trees.coming(at, prepared.new_owner)
         removal = await self._trees.removal(at, top, there)
@@ -214,7 +215,8 @@ class Giving:
         if options.choice and not await self._is_told(at, there.tree, top):
             top, removal = await self._chosen(peer, at, prepared, there.tree, top, removal)
         is_done = (
-            await self._is_told(at, there.tree, top, likely)
+            not has_added  # a large file may have come early that is gone by now: that goes with what is given
+            and await self._is_told(at, there.tree, top, likely)
             and prepared.rename is None
             and not prepared.is_new
             and not self._planned.is_made_before(self._parts[at])
@@ -231,14 +233,17 @@ class Giving:
         options = self._options
         return options.takes_all and not options.choice and options.used_caches is not None
 
-    async def _add(self, peer: Peer, at: int, token: bytes) -> None:
-        """Give what is new while the scan goes on, where that takes long: until then nothing else moves."""
+    async def _add(self, peer: Peer, at: int, token: bytes) -> bool:
+        """Give what is new while the scan goes on, where that takes long: until then nothing else moves.
+
+        Say whether there was anything.
+        """
         scan = self._trees.scan(at)
         await asyncio.wait({scan.task}, timeout=ADD_AFTER_S)
         while not (scan.tree.fresh or scan.task.done()):
             await asyncio.wait({scan.task}, timeout=ADD_AFTER_S)
         if scan.task.done():
-            return
+            return False
         async with self._offered(peer, at) as offer:
             self._given[offer.token] = Manifest(offer.tree, self._nodes)
             try:
@@ -252,6 +257,7 @@ class Giving:
             finally:
                 del self._given[offer.token]
         self._note(at, given)
+        return True
 
     @asynccontextmanager
     async def _offered(self, peer: Peer, at: int) -> AsyncIterator[Offer]:
