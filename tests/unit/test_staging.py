@@ -1,6 +1,7 @@
 """Large files come to a directory before the update that they are for."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -141,3 +142,17 @@ def test_without_room_it_is_not_open_and_holds_nothing(tmp_path: Path) -> None:
     assert not staging.is_open
     staging.close()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_one_that_is_too_large_for_the_disk_leaves_nothing(
+    staging: Staging, root: Path
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) - 1, limits[1]))
+    try:
+        with pytest.raises(StoreError, match="too large"):
+            come(staging)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    staging.close()
+    assert os.listdir(root) == []

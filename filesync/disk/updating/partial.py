@@ -155,7 +155,7 @@ class Partials:
             pass
         except BaseException:
             if fd >= 0:
-                os.close(fd)
+                self.release(fd, file.digest, keep=True)  # with nothing in it, it goes
             raise
         if fd >= 0:
             os.close(fd)
