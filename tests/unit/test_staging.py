@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from filesync.descriptors import Quota, may_open
 from filesync.digest import digest_of
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.early import EarlyFile
@@ -156,3 +157,26 @@ def test_one_that_is_too_large_for_the_disk_leaves_nothing(
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     staging.close()
     assert os.listdir(root) == []
+
+
+def test_what_has_come_is_not_held_open_where_that_takes_too_many_descriptors(
+    staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("filesync.disk.updating.partial._OPEN", Quota(may_open()))  # one
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(4):
+        come(staging, DATA[number:])
+    assert len(os.listdir("/proc/self/fd")) == before + 1
+    one = update(staging, root, entry(b"held"), entry(b"let go of", DATA[1:]))
+    (wanted,) = one.wanted()
+    assert wanted.replaces
+    large = one.open_large(wanted)
+    large.copy(0, basis=0, basis_offset=0, length=len(DATA) - 1)
+    large.finish()
+    one.finish()
+    assert sorted(os.listdir(root)) == ["held", "let go of"]
+    again = Staging(root, b"root")  # there is room for another now
+    again.open()
+    come(again)
+    assert len(again.partials.ready) == 1
+    again.close(keep=False)

@@ -15,6 +15,7 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
+from filesync.descriptors import Quota
 from filesync.digest import Digest
 from filesync.disk.entries import names_of
 from filesync.disk.handles import DIRECTORY_FLAGS, READ_FLAGS
@@ -30,6 +31,8 @@ _ROOM_BYTES: Final = 4 << 20
 """With less than this left on its disk no partial file is kept: others need the room more."""
 MOST_READY: Final = 64
 """They are held open until they are put in place."""
+_OPEN: Final = Quota(8)
+"""Of all places together, whose givers may hold 64 each. More than that are let go of, and gone on with."""
 _NOT_THERE: Final = (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.EACCES)
 
 
@@ -91,7 +94,7 @@ class Partials:
     def keep_only(self, wanted: Container[Digest | None]) -> None:
         """Remove those that are not wanted any more, here or by another update."""
         for digest in [digest for digest in self.ready if digest not in wanted]:
-            self.release(self.ready.pop(digest).fd, digest, keep=False)
+            self.release(self.pop_ready(digest), digest, keep=False)
         for digest in [digest for digest in self.found if digest not in wanted]:
             del self.found[digest]
             self._remove(partial_name(digest))
@@ -190,10 +193,18 @@ class Partials:
         """
         with self._lock:  # closed meanwhile, they would never let go of it
             if self._renamed(partial.name, digest):
-                self.ready[digest] = Ready(partial.fd, path)
+                if _OPEN.take():
+                    self.ready[digest] = Ready(partial.fd, path)
+                else:
+                    self.release(partial.fd, digest, keep=True)
             else:
                 os.unlink(partial.name, dir_fd=self.fd)
                 os.close(partial.fd)
+
+    def pop_ready(self, digest: Digest) -> int:
+        """Return the descriptor of what came whole and has ``digest``, which is the caller's now."""
+        _OPEN.give_back()
+        return self.ready.pop(digest).fd
 
     def give_up_ready(self, path: bytes, file: File) -> None:
         """Have what came whole for ``path`` be the partial file of ``file``, which is there in the end.
@@ -209,7 +220,7 @@ class Partials:
             came = [digest for digest, one in self.ready.items() if one.path == path]
             if not came:
                 return
-            fd, digest = self.ready.pop(came[0]).fd, came[0]
+            fd, digest = self.pop_ready(came[0]), came[0]
             try:
                 if self._renamed(partial_name(digest), file.digest):
                     digest = file.digest
@@ -235,8 +246,8 @@ class Partials:
     def close(self) -> None:
         """Let go of the directory, for good; it stays if something is in it. Idempotent."""
         with self._lock:
-            while self.ready:
-                os.close(self.ready.popitem()[1].fd)
+            for digest in tuple(self.ready):
+                os.close(self.pop_ready(digest))
             if self.fd >= 0:
                 os.close(self.fd)
                 self.fd = -1

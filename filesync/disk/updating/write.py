@@ -210,8 +210,8 @@ class Maker:
         # A tree that lies about the size is found out as if nothing had come.
         if ready is None or os.fstat(ready.fd).st_size != entry.size:
             return False
-        del self._partials.ready[entry.digest]
-        new = NewFile(ready.fd, partial_name(entry.digest), entry, [], is_partial=True)
+        fd = self._partials.pop_ready(entry.digest)
+        new = NewFile(fd, partial_name(entry.digest), entry, [], is_partial=True)
         try:
             self.place(new, place, dirfd)
         except BaseException:
