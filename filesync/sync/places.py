@@ -177,11 +177,13 @@ class Place:
 
     def close(self) -> None:
         """Let go of the directory. Idempotent."""
-        if "staging" in self.__dict__:
-            self.staging.close()
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        try:
+            if "staging" in self.__dict__:
+                self.staging.close()
+        finally:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
 
 
 class Places(Protocol):

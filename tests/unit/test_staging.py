@@ -1,7 +1,9 @@
 """Large files come to a directory before the update that they are for."""
 
+import errno
 import os
 import resource
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -180,3 +182,25 @@ def test_what_has_come_is_not_held_open_where_that_takes_too_many_descriptors(
     come(again)
     assert len(again.partials.ready) == 1
     again.close(keep=False)
+
+
+def test_where_the_disk_has_become_read_only_nothing_is_held(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    before = len(os.listdir("/proc/self/fd"))
+    for keep in (True, False):
+        staging = Staging(root, b"root")
+        staging.open()
+        come(staging, DATA[keep:])
+        with monkeypatch.context() as patched:
+            for call in ("utime", "unlink", "rmdir"):
+                patched.setattr(os, call, refuse)
+            with nullcontext() if keep else pytest.raises(StoreError, match="Read-only"):
+                staging.close(keep=keep)
+        staging.close()
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))

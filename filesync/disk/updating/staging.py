@@ -58,15 +58,21 @@ class Staging:
         self._root, self._partials = root, partials
 
     def close(self, *, keep: bool = True) -> None:
-        """Let go of it; what has come stays for the next update if it is to be kept. Idempotent."""
-        if self.is_open:
-            with _times_kept(self._root):
+        """Let go of it; what has come stays for the next update if it is to be kept. Idempotent. Blocks.
+
+        Raises:
+            StoreError: this disk; nothing is held all the same.
+        """
+        root, self._root = self._root, -1
+        if root < 0:
+            return
+        with storing(self._label, self._label), ExitStack() as undo:
+            undo.callback(os.close, root)
+            if self.is_open:
+                undo.enter_context(_times_kept(root))
+                undo.callback(self.partials.close)
                 if not keep:
                     self.partials.keep_only(())
-                self.partials.close()
-        if self._root >= 0:
-            os.close(self._root)
-            self._root = -1
 
 
 @contextmanager
@@ -75,5 +81,5 @@ def _times_kept(fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(PermissionError):
+        with suppress(OSError):  # another's directory, or a disk that has become read-only
             os.utime(fd, ns=(before.st_atime_ns, before.st_mtime_ns))
