@@ -335,6 +335,22 @@ def test_what_may_come_of_something_that_is_there_waits_for_its_digest(
 
 
 @either
+def test_what_one_that_has_come_replaces_is_kept_for_who_needs_it(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    rotated, content = os.urandom(SIZE + 1), os.urandom(SIZE)
+    write(root / "dest/d/a.log", rotated)
+    write(root / "src/d/a.log", content)
+    write(root / "src/d/new", content)
+    write(root / "src/d/rotated", rotated)
+    rest()
+    reads(lambda path: await_partial(root, content) if path == b"d/new" else None)
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < 1.5 * SIZE
+
+
+@either
 def test_where_nothing_comes_of_it_in_the_end_the_times_of_the_place_stay(
     way: Way, root: Path, reads: Reading
 ) -> None:

@@ -204,7 +204,10 @@ class Settler:
     # --- from elsewhere in the old tree ---------------------------------------------------
 
     def _reuse(self, place: Place, dirfd: int, was: File | None, entry: File) -> State:
-        if self._maker.take(place, dirfd, entry):
+        if self._maker.has_come(entry):
+            if was is not None:
+                self._keep(place, dirfd, was)
+            self._maker.take(place, dirfd, entry)
             self._repeated.comes_for_another(place, entry)  # others like it are copies of it
             return PROVED
         where = self._reusable.file(entry.digest)

@@ -201,15 +201,14 @@ class Maker:
         fd, name, extents = partial
         return NewFile(fd, name, entry, extents, is_partial=True)
 
-    def take(self, place: Place, dirfd: int, entry: File) -> bool:
-        """Put a partial file that came whole before its digest was known under the name of ``entry``.
-
-        False if there is none.
-        """
+    def has_come(self, entry: File) -> bool:
+        """Say whether a partial file is ``entry`` that came whole before its digest was known."""
         ready = self._partials.ready.get(entry.digest)
         # A tree that lies about the size is found out as if nothing had come.
-        if ready is None or os.fstat(ready.fd).st_size != entry.size:
-            return False
+        return ready is not None and os.fstat(ready.fd).st_size == entry.size
+
+    def take(self, place: Place, dirfd: int, entry: File) -> None:
+        """Put one that ``has_come`` under its name."""
         fd = self._partials.pop_ready(entry.digest)
         new = NewFile(fd, partial_name(entry.digest), entry, [], is_partial=True)
         try:
@@ -217,7 +216,6 @@ class Maker:
         except BaseException:
             self.discard(new, keep=True)
             raise
-        return True
 
     def place(self, new: "NewFile", place: Place, dirfd: int) -> None:
         """Complete a file whose content was verified, and put it under its name."""
