@@ -109,6 +109,22 @@ def test_the_times_of_the_directory_stay(staging: Staging, root: Path, keep: boo
     staging.close()
 
 
+def test_the_time_at_which_others_write_to_the_directory_stays(
+    staging: Staging, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def slowly(name: bytes, *, dir_fd: int) -> None:
+        (root / "of others").touch()  # large files take seconds to go
+        unlink(name, dir_fd=dir_fd)
+
+    come(staging)
+    monkeypatch.setattr(os, "unlink", slowly)
+    staging.close(keep=False)
+    assert os.listdir(root) == ["of others"]
+    assert root.stat().st_mtime_ns > 5
+
+
 def test_what_may_have_come_before_does_not_come_again(root: Path) -> None:
     root.mkdir()
     for _ in range(2):

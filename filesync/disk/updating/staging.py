@@ -69,10 +69,13 @@ class Staging:
         with storing(self._label, self._label), ExitStack() as undo:
             undo.callback(os.close, root)
             if self.is_open:
-                undo.enter_context(_times_kept(root))
-                undo.callback(self.partials.close)
+                undo.callback(self._close_partials, root)
                 if not keep:
                     self.partials.keep_only(())
+
+    def _close_partials(self, root: int) -> None:
+        with _times_kept(root):  # for a moment: what others do in the directory is to be seen
+            self.partials.close()
 
 
 @contextmanager
