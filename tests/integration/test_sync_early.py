@@ -176,6 +176,26 @@ def test_of_two_of_one_size_and_time_each_comes(way: Way, root: Path, reads: Rea
 
 
 @either
+def test_what_stands_for_another_that_has_come_does_not_come(
+    way: Way, root: Path, reads: Reading
+) -> None:
+    paths = [root / "src" / name / "large" for name in "def"]
+    for path in paths:
+        write(path, os.urandom(SIZE))
+        os.utime(path, ns=(5, 5))
+    rest()
+    first = paths[0].read_bytes()
+
+    def wait(path: bytes) -> None:
+        await_partial(root, first) if path == b"d/large" else time.sleep(0.3)
+
+    reads(wait)
+    stats = run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
+    assert stats.wire_in + stats.wire_out < 3.5 * SIZE
+
+
+@either
 def test_all_of_a_directory_come_before_they_were_read(
     way: Way, root: Path, reads: Reading
 ) -> None:

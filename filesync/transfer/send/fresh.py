@@ -52,6 +52,7 @@ class Fresh:
         self._lock = threading.Lock()
         self._waiting: deque[tuple[bytes, Digest]] = deque()
         self._begun: list[Begun] = []
+        self._stand_ins: set[Digest] = set()
         self._ended: dict[Digest, Digest] = {}
 
     def __bool__(self) -> bool:
@@ -81,21 +82,24 @@ class Fresh:
         return found
 
     def begin(self, path: bytes, size: int, mtime_ns: int) -> bool:
-        """Take note of a file that is to be read; False if it is not worth it."""
+        """Take note of a file that is to be read; False if it is not worth it.
+
+        Nor if another is offered by what would stand for it: nobody could tell which of them he gets.
+        """
+        if size < EARLY_BYTES or len(path) > MOST_PATH_BYTES:
+            return False
+        early = stand_in_of(size, mtime_ns)
         with self._lock:
-            is_worth = (
-                size >= EARLY_BYTES
-                and len(path) <= MOST_PATH_BYTES
-                and len(self._begun) < MOST_BEGUN
-            )
+            is_worth = len(self._begun) < MOST_BEGUN and early not in self._stand_ins
             if is_worth:
                 self._begun.append(Begun(path, size, mtime_ns))
+                self._stand_ins.add(early)
             return is_worth
 
     def end(self, size: int, mtime_ns: int, digest: Digest) -> None:
         """Take note of what a file that was begun holds.
 
-        One that is like another is offered no more, unless one stand-in is of both: it will be a copy.
+        One that is like another is offered no more: it will be a copy.
         """
         early = stand_in_of(size, mtime_ns)
         with self._lock:
