@@ -1,6 +1,7 @@
 """A large file comes while it is still being read, before anybody knows its digest."""
 
 import asyncio
+import fcntl
 import os
 import shutil
 import threading
@@ -282,6 +283,42 @@ def test_what_had_come_when_a_sync_ended_is_gone_on_with(
     stats = run(way, root)
     assert tree_of(root / "dest") == tree_of(root / "src")
     assert stats.wire_in + stats.wire_out < SIZE / 5
+    assert not partials(root)
+
+
+@either
+def test_who_ends_it_twice_waits_for_what_is_coming(
+    way: Way, root: Path, reads: Reading, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        write(root / f"src/d/{number}", os.urandom(SIZE + number))
+    rest()
+    reads(lambda _: time.sleep(0.2))
+    is_coming, write_piece = threading.Event(), LargeFile.write
+
+    def slowly(large: LargeFile, offset: int, data: Data) -> None:
+        is_coming.set()
+        time.sleep(0.1)
+        write_piece(large, offset, data)
+
+    async def end_twice() -> None:
+        options = Options(caches=root / "client", delete=True)
+        sync = asyncio.create_task(way(root, options, caches=root / "server"))
+        assert await asyncio.to_thread(is_coming.wait, PATIENCE_S)
+        for _ in range(2):
+            sync.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await sync
+
+    monkeypatch.setattr(LargeFile, "write", slowly)
+    asyncio.run(end_twice())
+    for path in partials(root):
+        with path.open() as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    monkeypatch.setattr(LargeFile, "write", write_piece)
+    run(way, root)
+    assert tree_of(root / "dest") == tree_of(root / "src")
     assert not partials(root)
 
 

@@ -12,6 +12,7 @@ from filesync.early import EARLY_BYTES, stand_in_of
 from filesync.errors import FilesyncError, StoreError
 from filesync.sync.remote.fields import MAX_BEGUN, Begun
 from filesync.transfer.stats import PullStats
+from filesync.transfer.threads import until_done
 
 MOST_AT_ONCE: Final = 2
 MOST_WAITING: Final = MAX_BEGUN
@@ -75,12 +76,12 @@ class Earlies:
         await _end([task for _, task in self._coming.values()])
 
     async def stop(self) -> None:
-        """Let no more come; nobody writes to the place any more then. Idempotent."""
+        """Let no more come; nobody writes to the place any more then, however often it is cancelled. Idempotent."""
         self._waiting.clear()
         tasks = [task for _, task in self._coming.values()]
         for task in tasks:
             task.cancel()
-        await _end(tasks)
+        await until_done(_end(tasks))
 
     def _begin_next(self) -> None:
         while self._waiting and len(self._coming) < self._most:

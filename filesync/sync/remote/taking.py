@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import closing, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filesync.digest import Digest
 from filesync.disk.updating.early import EarlyFile, Keeper
@@ -45,7 +45,7 @@ from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
 from filesync.transfer.send.offer import TOKEN_BYTES, stand_in
 from filesync.transfer.stats import Progress, PullStats
-from filesync.transfer.threads import in_thread
+from filesync.transfer.threads import in_thread, until_done
 
 if TYPE_CHECKING:
     from filesync.transfer.receive.effects import Feed
@@ -202,10 +202,7 @@ class _Taking:
             scanned, _ = await scanning
             top = Manifest(await arrivals.check(), self._nodes)
         finally:
-            for task in (scanning, pulling):
-                task.cancel()
-            await asyncio.wait({scanning, pulling})
-            await earlies.stop()
+            await until_done(_stop(earlies, scanning, pulling))
             with suppress(FilesyncError):  # it is let go of with the connection, too
                 await tell(peer.channel, wire.Drop(token))
         self._note_source(at, top, scanned)
@@ -434,3 +431,11 @@ class _Taking:
             stats.created += update.done.created
             stats.deleted += update.done.deleted
         return pulled
+
+
+async def _stop(earlies: Earlies, *tasks: "asyncio.Task[Any]") -> None:
+    """Cancel all of them; nobody writes to the place any more then."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await earlies.stop()
