@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -220,3 +221,16 @@ def test_where_the_disk_has_become_read_only_nothing_is_held(
 
 def refuse(*_: object, **__: object) -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+@pytest.mark.needs("chattr")
+def test_in_a_directory_that_is_append_only_nothing_is_made(root: Path) -> None:
+    root.mkdir()
+    if subprocess.run(["chattr", "+a", root], check=False).returncode:
+        pytest.skip("this file system has no such directories")
+    try:
+        with pytest.raises(StoreError, match="root"):
+            Staging(root, b"root").open()
+        assert os.listdir(root) == []
+    finally:
+        subprocess.run(["chattr", "-a", root], check=True)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from filesync.disk.handles import open_root
+from filesync.disk.handles import open_root, why_no_root
 from filesync.disk.updating.layout import drop_default_acl
 from filesync.disk.updating.partial import Partials
 from filesync.disk.updating.work import storing
@@ -48,6 +48,9 @@ class Staging:
         with storing(self._label, self._label), ExitStack() as undo:
             root = open_root(self._path)
             undo.callback(os.close, root)
+            # What is made in one that is append-only would stay for good.
+            if why := why_no_root(root):
+                raise OSError(why, os.strerror(why))
             partials = Partials(root)
             with _times_kept(root):
                 undo.callback(partials.close)
