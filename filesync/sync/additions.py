@@ -277,6 +277,7 @@ class _Large:
     def __init__(self, tree: Manifest) -> None:
         self._sizes: set[int] = set()
         self._similar = Similar()
+        self._names: set[int] = set()  # of those that are more than can be noted
         directories = [(b"", tree.root)]
         while directories:
             path, directory = directories.pop()
@@ -285,11 +286,14 @@ class _Large:
                     directories.append((below(path, entry.name), tree.directory(entry.tree)))
                 elif isinstance(entry, File) and _is_like(entry.size):
                     self._sizes.add(entry.size)
+                    if self._similar.is_full:
+                        self._names.add(hash(entry.name))
                     self._similar.note(path, entry)
 
     def is_unlike(self, path: bytes, file: File) -> bool:
         """Say whether a file that is new in ``path`` is like none of them, as far as size and name tell."""
-        return file.size not in self._sizes and self._similar.find(path, file) is None
+        is_known = file.size in self._sizes or hash(file.name) in self._names
+        return not is_known and self._similar.find(path, file) is None
 
 
 def _is_like(size: int) -> bool:

@@ -53,9 +53,14 @@ class Similar:
         """Say whether any file was noted."""
         return bool(self._files)
 
+    @property
+    def is_full(self) -> bool:
+        """Say whether no more files are noted."""
+        return len(self._files) >= MAX_NOTED
+
     def note(self, path: bytes, file: File) -> None:
         """Note a file of the old tree's directory ``path``; all of them before any ``find``."""
-        if file.size and len(self._files) < MAX_NOTED:
+        if file.size and not self.is_full:
             self._files.append(OldFile(path, file.name, file.size, file.digest))
 
     def find(self, path: bytes, file: File) -> OldFile | None:

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
+from filesync.disk.updating import similar
 from filesync.manifest import (
     Directory,
     Entry,
@@ -306,3 +307,14 @@ def test_a_large_file_may_come_if_nothing_that_is_there_may_become_it(
     monkeypatch.setattr(additions, "EARLY_BYTES", LARGE)
     adding = Adding(THERE, shut=frozenset((b"shut",)))
     assert adding.additions.may_come(path.encode(), size) is may
+
+
+@pytest.mark.parametrize("name", ["one", "other"])
+def test_a_namesake_of_a_large_one_waits_though_there_are_more_than_can_be_noted(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(additions, "EARLY_BYTES", LARGE)
+    monkeypatch.setattr(similar, "MAX_NOTED", 1)
+    adding = Adding({"d": {"one": "1" * LARGE, "other": "2" * LARGE}})
+    assert adding.additions.may_come(b"e/new", LARGE + 5)
+    assert not adding.additions.may_come(f"e/{name}".encode(), LARGE + 5)
