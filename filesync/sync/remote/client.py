@@ -135,7 +135,7 @@ async def sync_to(
         giving.begin()
         own = _own_key(dest, options)
         async with (
-            DataPlane(answer=giving.answer, own=own) as plane,
+            DataPlane(answer=giving.offered.answer, own=own) as plane,
             _dialled(plane, dest, options) as peer,
         ):
             await giving.give(peer, dest.path)

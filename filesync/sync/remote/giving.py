@@ -10,12 +10,10 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from filesync.digest import Digest
 from filesync.disk.scanning.mounts import Mounts
 from filesync.entropy import random_bytes
-from filesync.errors import FilesyncError, UnexpectedMessage
+from filesync.errors import FilesyncError
 from filesync.manifest.owner import Writer
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
@@ -24,14 +22,12 @@ from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import Peer, ask, tell, too_old, with_more
-from filesync.sync.remote.growing import GrowingScan
+from filesync.sync.remote.offered import Offered
 from filesync.sync.remote.sourcetrees import SourceTrees
 from filesync.sync.remote.telling import ADD_AFTER_S
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.shadow import shadowing, stands_alone
 from filesync.sync.source import Sources
-from filesync.transfer.connection.channel_zmq import Channel
-from filesync.transfer.errors import NotOffered
 from filesync.transfer.send.offer import TOKEN_BYTES, Offer
 from filesync.transfer.stats import Progress
 from filesync.transfer.threads import in_thread
@@ -44,9 +40,10 @@ QUIET_S: Final = 0.02
 
 
 class Giving:
-    """Gives ``sources`` to a server: begin, then connect with ``answer``, ``give``, ``stop``.
+    """Gives ``sources`` to a server: begin, then connect, ``give``, ``stop``.
 
     Attributes:
+        offered: answers what the server asks.
         stats: what it took so far.
     """
 
@@ -65,9 +62,10 @@ class Giving:
         self._progress = progress
         self._nodes = MemoryNodes()
         self._trees = SourceTrees(sources, options, self._nodes)
-        self._given: dict[bytes, Manifest] = {}
-        self._growing: dict[bytes, GrowingScan] = {}
-        self._is_asked = asyncio.Event()
+        self.offered = Offered(
+            may_come_early=options.flow.is_free,  # two sessions at once would take twice as much
+            on_moved=self._show if progress is not None else None,
+        )
         self._planned = Planned(self._nodes)
 
     def begin(self) -> None:
@@ -79,49 +77,13 @@ class Giving:
         """Let no scan go on; whoever closes the sources must wait for this."""
         await self._trees.stop()
 
-    # --- what the server asks for -------------------------------------------------------------
-
-    async def answer(self, _: Channel, body: bytes) -> tuple[bytes, bytes]:
-        """Answer a request of the server.
-
-        Raises:
-            PeerError: a client that gives does not answer this.
-        """
-        match wire.decode_request(body):
-            case wire.AskNodes() | wire.AskNodeDeltas() as asked:
-                return await self._answer_nodes(asked)
-            case wire.AskDirectories(token, fresh):
-                if (scan := self._growing.get(token)) is None:
-                    raise NotOffered("directories were asked for of a tree that is not given")
-                if fresh:
-                    done, payload = await scan.telling.directories(), b""
-                else:
-                    done, payload = await scan.directories()
-                if not self._options.flow.is_free:
-                    done = replace(done, begun=())  # two sessions would take twice as much
-                return wire.encode(done), payload
-            case wire.Progressed(files, content_bytes):
-                if self._progress is not None:
-                    before = self.stats
-                    self._progress(
-                        Progress(before.files + files, before.content_bytes + content_bytes, 0)
-                    )
-                return wire.encode(wire.Done()), b""
-            case _:
-                raise UnexpectedMessage("a client that gives answers no such request")
-
-    async def _answer_nodes(
-        self, asked: wire.AskNodes | wire.AskNodeDeltas
-    ) -> tuple[bytes, bytes]:
-        from filesync.sync.remote.nodes import answer
-
-        self._is_asked.set()
-        if (manifest := self._given.get(asked.token)) is None:
-            raise NotOffered("nodes were asked for of a tree that is not given")
-        answered, payload = await in_thread(answer, manifest, asked)
-        return wire.encode(answered), payload
-
-    # --- giving -------------------------------------------------------------------------------
+    def _show(self, files: int, content_bytes: int) -> None:
+        """Have people see what the server has got of what it is being given."""
+        if self._progress is not None:
+            before = self.stats
+            self._progress(
+                Progress(before.files + files, before.content_bytes + content_bytes, 0)
+            )
 
     async def give(self, peer: Peer, path: bytes) -> None:
         """Make ``path`` on the server hold the sources.
@@ -245,7 +207,7 @@ class Giving:
         if scan.task.done():
             return False
         async with self._offered(peer, at) as offer:
-            self._given[offer.token] = Manifest(offer.tree, self._nodes)
+            self.offered.trees[offer.token] = Manifest(offer.tree, self._nodes)
             try:
                 request = wire.Add(
                     token,
@@ -255,7 +217,7 @@ class Giving:
                 )
                 given, _ = await ask(peer.channel, request, wire.Given)
             finally:
-                del self._given[offer.token]
+                del self.offered.trees[offer.token]
         self._note(at, given)
         return True
 
@@ -265,12 +227,12 @@ class Giving:
         scan, served = self._trees.scan(at), random_bytes(TOKEN_BYTES)
         root, flow = self._sources[at].place.root, self._options.flow.to(peer.address)
         with peer.plane.offer_growing(scan.tree, root, served, flow=flow) as offer:
-            self._growing[served] = scan
+            self.offered.scans[served] = scan
             try:
                 await peer.plane.announce(peer.channel, offer)
                 yield offer
             finally:
-                del self._growing[served]
+                del self.offered.scans[served]
 
     async def _is_told(self, at: int, tree: Digest, *tops: Manifest) -> bool:
         """Say whether a server that tells of ``tree`` has one of ``tops``, which come of a source."""
@@ -415,7 +377,7 @@ class Giving:
         """Give ``top`` to a place that holds ``tree``."""
         options = self._options
         others = {random_bytes(TOKEN_BYTES): one for one in removal.others} if removal else {}
-        self._given |= others
+        self.offered.trees |= others
         scan = self._trees.scan(at)
         recent = scan.tree.recent_to(tree, comes_whole=not shadowing(self._parts, at))
         of_others = await in_thread(self._trees.seem_others, at, top)
@@ -429,7 +391,7 @@ class Giving:
             is_live=True,
         )
         with offer:
-            self._given[offer.token] = top
+            self.offered.trees[offer.token] = top
             await peer.plane.announce(peer.channel, offer)
             request = wire.Give(
                 token,
@@ -445,14 +407,14 @@ class Giving:
                 passes_over=True,
             )
             request = await in_thread(self._with_beginning, request, at, tree, top)
-            self._is_asked.set()
+            self.offered.is_asked.set()
             listing = asyncio.create_task(self._list(offer))
             try:
                 given, _ = await ask(peer.channel, request, wire.Given)
             finally:
                 listing.cancel()
                 await asyncio.wait({listing})
-                self._given.clear()
+                self.offered.trees.clear()
                 scan.tree.close()
         self._note(at, given)
 
@@ -476,8 +438,8 @@ class Giving:
         Not while it still asks for nodes: it waits for them, and two threads of this process
         take turns (of 40,000 files 400 were edited: the nodes came 20 ms later).
         """
-        while self._is_asked.is_set():
-            self._is_asked.clear()
+        while self.offered.is_asked.is_set():
+            self.offered.is_asked.clear()
             await asyncio.sleep(QUIET_S)
         await in_thread(offer.load)
 
