@@ -223,6 +223,25 @@ def refuse(*_: object, **__: object) -> None:
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
+def test_without_a_descriptor_for_it_nothing_stays(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.mkdir()
+    os.utime(root, ns=(5, 5))
+    os_open = os.open
+
+    def refuse_ours(path: str | bytes | Path, flags: int, **at: int) -> int:
+        if path == PARTIAL_NAME and PARTIAL_NAME.decode() in os.listdir(root):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return os_open(path, flags, **at)
+
+    monkeypatch.setattr(os, "open", refuse_ours)
+    with pytest.raises(StoreError, match="open files"):
+        Staging(root, b"root").open()
+    assert os.listdir(root) == []
+    assert root.stat().st_mtime_ns == 5
+
+
 @pytest.mark.needs("chattr")
 def test_in_a_directory_that_is_append_only_nothing_is_made(root: Path) -> None:
     root.mkdir()

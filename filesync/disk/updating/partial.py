@@ -127,7 +127,12 @@ class Partials:
             if self.fd < 0:
                 with suppress(FileExistsError):
                     os.mkdir(PARTIAL_NAME, 0o700, dir_fd=self._parent)
-                self.fd = os.open(PARTIAL_NAME, DIRECTORY_FLAGS, dir_fd=self._parent)
+                try:
+                    self.fd = os.open(PARTIAL_NAME, DIRECTORY_FLAGS, dir_fd=self._parent)
+                except OSError:  # no descriptor is free; nobody might come back to it
+                    with suppress(OSError):
+                        os.rmdir(PARTIAL_NAME, dir_fd=self._parent)
+                    raise
 
     def take(self, file: File) -> Partial | None:
         """Open the partial file of ``file``, or make one.
