@@ -60,14 +60,16 @@ class Attempts:
         """
         self._partial += 1
         rules = only(behind) if behind and self._partial >= FEW_WHOLE else None
-        if rules is None:
+        listed = self.options.listed and self.options.listed.narrowed(behind)
+        if rules is None or (listed is not None and listed.rules is None):
             return self._partial < MAX_WHOLE
         if self._partial >= FEW_WHOLE + MAX_NARROW:
             return False
         self.is_narrow = True
         self.options = replace(
             self.options,
-            rules=rules,
+            rules=rules if listed is None else (),
+            listed=listed,
             spared=rules,
             delete=False,
             delete_excluded=False,

@@ -59,12 +59,20 @@ class Listed:
         is_in = path in self._given or path.rpartition(b"/")[0] in self._open
         return None if is_in or is_below(path, self._full) or b"" in self._full else True
 
-    def sources(self, path: bytes) -> list[bytes]:
-        """Return what is to be synced for the directory ``path``: names in it, or all of it if it is listed."""
-        above = path if path.endswith(b"/") else path + b"/"
-        if b"" in self._open:
-            return [above]
-        return [above + name for name in sorted({one.split(b"/")[0] for one in self._given})]
+    def narrowed(self, paths: Iterable[bytes]) -> "Listed":
+        """Return a list of ``paths`` alone, which are of this one."""
+        return Listed(paths)
+
+    def of(self, path: bytes, dest: bytes) -> tuple[list[bytes], bytes]:
+        """Return what is to be synced for the directory ``path``, and to where instead of ``dest``.
+
+        These are names in it, or it is all of it if it is listed; where they go is a directory, however few
+        they are.
+        """
+        above = _as_directory(path)
+        names = sorted({one.split(b"/")[0] for one in self._given})
+        sources = [above] if b"" in self._open else [above + name for name in names]
+        return sources, _as_directory(dest)
 
     def lacking(
         self,
@@ -127,6 +135,11 @@ def _names_of(path: bytes) -> Sequence[bytes]:
         elif name not in (b"", b"."):
             names.append(name)
     return names
+
+
+def _as_directory(path: bytes) -> bytes:
+    """Return ``path`` as that of a directory, and of what is in it; an empty one is where a remote shell begins."""
+    return path if path.endswith(b"/") else (path or b".") + b"/"
 
 
 def paths_in(data: bytes, *, from0: bool) -> list[bytes]:

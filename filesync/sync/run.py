@@ -77,8 +77,10 @@ def run(
                 "either all sources or the destination may be on another machine; "
                 "the other side must be on this one"
             )
-        if options.listed is not None and not options.listed:
-            return SyncStats()  # nothing is listed
+        if options.listed is not None:
+            _check_list(options.listed, options.rules, is_far=any(remote))
+            if not options.listed:
+                return SyncStats()
         attempts = Attempts(options)
         attempt = _remote if any(remote) or is_remote(dest) else _local
         done = SyncStats()
@@ -110,7 +112,7 @@ def _local(
     paths = [local_path(text) for text in sources]
     target = local_path(dest)
     if options.listed is not None:
-        paths, target = options.listed.sources(paths[0]), _directory(target)
+        paths, target = options.listed.of(paths[0], target)
     with cleaned_up_when_ended():
         return sync_local(paths, target, options, progress=progress)
 
@@ -127,36 +129,30 @@ def _remote(
     if isinstance(target, Remote):
         here = [one for one in map(parse, sources) if isinstance(one, bytes)]
         if options.listed is not None:
-            here = options.listed.sources(here[0])
-            target = target._replace(path=_directory(target.path))
+            here, path = options.listed.of(here[0], target.path)
+            target = target._replace(path=path)
         return run_command(sync_to(here, target, options, progress=progress))
     there = [one for one in map(parse, sources) if isinstance(one, Remote)]
     if options.listed is not None:
-        paths = options.listed.sources(there[0].path)
+        paths, target = options.listed.of(there[0].path, target)
         there = [there[0]._replace(path=path) for path in paths]
-        options = replace(options, rules=_of_list(options.listed, options.rules))
-        target = _directory(target)
+        rules = (*options.listed.leading, *options.rules, *(options.listed.rules or ()))
+        options = replace(options, rules=rules)
     return run_command(sync_from(there, target, options, progress=progress))
 
 
-def _of_list(listed: "Listed", rules: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Return the rules by which another machine finds what is listed.
+def _check_list(listed: "Listed", rules: Sequence[bytes], *, is_far: bool) -> None:
+    """Check that what is listed can be found where it is, which may be far.
 
     Raises:
         UsageError: it cannot.
     """
-    if listed.rules is None:
+    if is_far and listed.rules is None:
         raise UsageError(
             "that is more than another machine can be asked for by a list; run this there, with DST here, "
             "or leave --files-from out"
         )
-    if any(rule.startswith(b"+ ") for rule in rules):
+    if is_far and any(rule.startswith(b"+ ") for rule in rules):
         raise UsageError(
             "--include would take more than is listed from another machine; leave it, or --files-from, out"
         )
-    return (*listed.leading, *rules, *listed.rules)
-
-
-def _directory(path: bytes) -> bytes:
-    """Return the path of what is to be a directory, however little comes to it."""
-    return path if path.endswith(b"/") else path + b"/"

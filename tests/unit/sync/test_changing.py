@@ -20,6 +20,7 @@ from filesync.sync.changing import (
     changes_of,
 )
 from filesync.sync.filter import Filter, literal, only
+from filesync.sync.listed import Listed
 from filesync.sync.options import Options
 from filesync.sync.part import Part
 from filesync.sync.run import Listing, run
@@ -283,3 +284,18 @@ def test_what_is_synced_alone_and_lacks_something_then_is_told_of() -> None:
     told = whole.with_rest(rest)
     assert told == replace(rest, not_kept=Counter(owner=2, xattr=2, twin=1), unnamed_refused=3)
     assert is_partial(told)
+
+
+def test_of_a_list_what_is_behind_is_a_list_again() -> None:
+    attempts = Attempts(Options(listed=Listed([b"a/b", b"c"]), rules=(b"- d",)))
+    for _ in range(FEW_WHOLE):
+        assert attempts.go_on([b"a/b"])
+    assert attempts.is_narrow
+    options = attempts.options
+    assert options.listed is not None
+    assert options.listed.of(b"src", b"dst") == ([b"src/a"], b"dst/")
+    filter = options.filter()
+    assert not filter.excludes(b"a/b", is_directory=False)
+    assert filter.excludes(b"c", is_directory=False)
+    many = [b"%d/%d" % (number, number) for number in range(300)]
+    assert [Attempts(options).go_on(many)] == [True]

@@ -90,9 +90,14 @@ def test_what_leads_to_something_comes_only_as_a_directory() -> None:
 
 def test_the_sources_are_the_names_that_it_begins_with() -> None:
     listed = Listed([b"b/c", b"b/d", b"a"])
-    assert listed.sources(b"src") == listed.sources(b"src/") == [b"src/a", b"src/b"]
-    assert Listed([b"a", b"."]).sources(b"src") == [b"src/"]
-    assert Listed([]).sources(b"src") == []
+    assert listed.of(b"src", b"dst") == listed.of(b"src/", b"dst/")
+    assert listed.of(b"src", b"dst") == ([b"src/a", b"src/b"], b"dst/")
+    assert Listed([b"a", b"."]).of(b"src", b"dst") == ([b"src/"], b"dst/")
+    assert Listed([]).of(b"src", b"dst") == ([], b"dst/")
+
+
+def test_where_a_remote_shell_begins_is_not_the_root() -> None:
+    assert Listed([b"a"]).of(b"", b"") == ([b"./a"], b"./")
 
 
 def test_what_is_listed_and_not_there_is_told_of_unless_a_rule_leaves_it_out() -> None:
