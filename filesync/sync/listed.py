@@ -12,6 +12,7 @@ from typing import Final
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import is_below
 from filesync.errors import UsageError
+from filesync.find import clean
 from filesync.manifest import Manifest
 from filesync.sync.filter import MAX_ONLY_BYTES, MAX_RULES, Filter, all_in, literal
 from filesync.sync.part import Part
@@ -38,7 +39,11 @@ class Listed:
         self._open: set[bytes] = set()
         self._above: set[bytes] = set()
         for path in paths:
-            names = _names_of(path)
+            if b"/./" in path.lstrip(b"./"):
+                raise UsageError(
+                    f"{shown(path)}: what is before '/./' is not left out; write it without"
+                )
+            names = clean(path)
             given = b"/".join(names)
             if not names or path.endswith((b"/", b"/.")):
                 self._open.add(given)
@@ -106,6 +111,8 @@ class Listed:
 
     def _as_rules(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...] | None]:
         """Return what ``leading`` and ``rules`` say."""
+        if len(self._given) > MAX_RULES:
+            return (), None
         above = list(map(literal, sorted(self._above)))
         inside = [all_in(path) for path in sorted(self._open | self._full) if path]
         if self._full:
@@ -121,20 +128,6 @@ class Listed:
         if is_much or sum(map(len, leading + rules)) > MAX_ONLY_BYTES:
             return (), None
         return leading, rules
-
-
-def _names_of(path: bytes) -> Sequence[bytes]:
-    names: list[bytes] = []
-    if b"/./" in path.lstrip(b"./"):
-        raise UsageError(
-            f"{shown(path)}: what is before '/./' is not left out; write it without"
-        )
-    for name in path.split(b"/"):
-        if name == b"..":
-            del names[-1:]
-        elif name not in (b"", b"."):
-            names.append(name)
-    return names
 
 
 def _as_directory(path: bytes) -> bytes:
