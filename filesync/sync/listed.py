@@ -79,6 +79,30 @@ class Listed:
         sources = [above] if b"" in self._open else [above + name for name in names]
         return sources, _as_directory(dest)
 
+    def unmet(
+        self, parts: Iterable[Part], missing: Iterable[bytes], rules: Sequence[bytes]
+    ) -> dict[bytes, int]:
+        """Return what is listed in something that is no directory, and so is no part, and why (errno).
+
+        Args:
+            parts: all that was found of what ``of`` returns.
+            missing: paths of these that lead nowhere.
+            rules: what they leave out is not unmet.
+        """
+        tops = {path.rpartition(b"/")[2] for path in missing}
+        for part in parts:
+            if not (part.inside or part.names):
+                return {}  # it is all of SRC
+            tops |= part.names or {part.inside}
+        filter = Filter(rules)
+        return {
+            path: errno.ENOTDIR
+            for path in self._given
+            if (top := path.partition(b"/")[0]) not in tops
+            and top != path
+            and not _is_left_out(filter, path)
+        }
+
     def lacking(
         self,
         part: Part,
@@ -105,8 +129,7 @@ class Listed:
         return {
             path: errno.ENOENT
             for path in listed
-            if not is_below(path, unreadable.keys())
-            and not any(filter.excludes(path, is_directory) for is_directory in (True, False))
+            if not is_below(path, unreadable.keys()) and not _is_left_out(filter, path)
         }
 
     def _as_rules(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...] | None]:
@@ -128,6 +151,11 @@ class Listed:
         if is_much or sum(map(len, leading + rules)) > MAX_ONLY_BYTES:
             return (), None
         return leading, rules
+
+
+def _is_left_out(filter: Filter, path: bytes) -> bool:
+    """Say whether what would be at ``path`` may be left out, as whatever it were."""
+    return any(filter.excludes(path, is_directory) for is_directory in (True, False))
 
 
 def _as_directory(path: bytes) -> bytes:

@@ -93,6 +93,7 @@ class _Sync:
         self._options = options
         self._nodes = MemoryNodes()
         self._parts = in_one_place(source.part for source in sources.found)
+        self.stats.note_unreadable(options.unmet(self._parts, sources.missing))
         self._is_directory = sources.are_several
         self._found: dict[int, Found] = {}
         self._planned = Planned(self._nodes)

@@ -1,6 +1,6 @@
 """What a sync is asked for."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -141,6 +141,12 @@ class Options(msgspec.Struct, frozen=True):
             return ()
         listed = self.listed.rules if self.listed else None
         return self.rules + (listed or ())
+
+    def unmet(self, parts: "Iterable[Part]", missing: Iterable[bytes]) -> Mapping[bytes, int]:
+        """Return what is ``listed`` and of no part, but for what is ``missing``; see there."""
+        if self.listed is None:
+            return {}
+        return self.listed.unmet(parts, missing, self.rules)
 
     def lacking(
         self, part: "Part", top: "Manifest", unreadable: Mapping[bytes, int]

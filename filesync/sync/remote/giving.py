@@ -57,6 +57,7 @@ class Giving:
         self.stats.note_unreadable(sources.missing)
         self._sources = sources.found
         self._parts = in_one_place(source.part for source in sources.found)
+        self.stats.note_unreadable(options.unmet(self._parts, sources.missing))
         self._is_directory = sources.are_several
         self._options = options
         self._progress = progress

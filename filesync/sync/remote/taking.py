@@ -114,7 +114,9 @@ class _Taking:
         )
         self._check(found, paths)
         self._is_all_found = not found.missing
-        self.stats.note_unreadable({paths[at]: why for at, why in found.missing.items()})
+        missing = {paths[at]: why for at, why in found.missing.items()}
+        self.stats.note_unreadable(missing)
+        self.stats.note_unreadable(options.unmet(self.parts, missing))
         there = [path for at, path in enumerate(paths) if at not in found.missing]
         self._is_directory = are_several(self.parts, there)
         self._dest = dest

@@ -63,7 +63,7 @@ def test_what_is_listed_comes_and_nothing_else_comes_or_goes(
 def test_what_is_listed_and_not_there_costs_no_other(
     tool: Tool, stage: Stage, src: Path
 ) -> None:
-    code, names = take(tool, stage, b"nowhere\na/nothing\nd/i\n")
+    code, names = take(tool, stage, b"nowhere\na/nothing\nd/i\na/g/x\n")
     assert (code, names - {"a"}) == (23, {"d", "d/i"})
 
 
@@ -74,3 +74,10 @@ def test_the_next_one_brings_what_has_changed(tool: Tool, stage: Stage, src: Pat
     (src / "d/i").unlink()
     assert take(tool, stage, b"a/g\n") == (0, {"a", "a/g", "d", "d/i"})
     assert (stage.dst / "a/g").read_text() == "another"
+
+
+@every_tool
+def test_what_is_listed_in_a_file_costs_no_other(tool: Tool, stage: Stage, src: Path) -> None:
+    (src / "file").write_text("no directory")
+    assert take(tool, stage, b"file/x\nd/i\n") == (23, {"d", "d/i"})
+    assert take(tool, stage, b"file/x\nfile\n") == (23, {"d", "d/i", "file"})

@@ -88,6 +88,14 @@ def test_what_leads_to_something_comes_only_as_a_directory() -> None:
     assert filter.excludes(b"a", is_directory=False)
 
 
+def test_what_is_listed_in_a_source_that_is_no_directory_is_unmet() -> None:
+    listed = Listed([b"a/b", b"c/d", b"e/f", b"g/h", b"i/left", b"k"])
+    parts = [Part(names=frozenset((b"c",))), Part(b"e")]
+    unmet = listed.unmet(parts, [b"src/g"], [b"- left"])
+    assert unmet == {b"a/b": errno.ENOTDIR}
+    assert listed.unmet([Part()], [], []) == {}
+
+
 def test_the_sources_are_the_names_that_it_begins_with() -> None:
     listed = Listed([b"b/c", b"b/d", b"a"])
     assert listed.of(b"src", b"dst") == listed.of(b"src/", b"dst/")
