@@ -42,6 +42,13 @@ class Gateway:
             forgotten.set()
 
     async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._take(reader, writer)
+        except BaseException:  # who has dialled once more when all is over
+            writer.transport.abort()
+            raise
+
+    async def _take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if self._is_refusing():
             writer.transport.abort()
             return

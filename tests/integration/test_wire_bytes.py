@@ -31,7 +31,11 @@ class Relay:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _relay(self, here: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
-        there, on = await asyncio.open_connection("127.0.0.1", self._port)
+        try:
+            there, on = await asyncio.open_connection("127.0.0.1", self._port)
+        except BaseException:  # who has dialled when all is over
+            back.transport.abort()
+            raise
         for reader, writer, counts in ((here, on, True), (there, back, False)):
             self._tasks.add(asyncio.create_task(self._pass(reader, writer, counts=counts)))
 
