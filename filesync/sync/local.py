@@ -30,7 +30,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found, is_little, scan_place
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import Sources, close_all, find_sources
-from filesync.sync.sparing import given_empty, sparing, standing
+from filesync.sync.sparing import sparing_of
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.flow import Pace
 from filesync.transfer.stats import Progress
@@ -126,11 +126,11 @@ class _Sync:
         if not self._are_all_read:
             return None
         tops = self._shadowing(at)
-        stays = standing(self._parts[at], there.mounts, given)
         trees = {at: given} | tops
         met = {number: self._scan(number).mounts for number in trees}
-        empty = given_empty(self._parts, trees, met)
-        rules = sparing(self._options.kept, given=empty, there=stays)
+        rules = sparing_of(
+            self._options.kept, self._parts, at, trees, met=met, there=there.mounts
+        )
         return removal_of(self._parts, at, given, tops, rules, self._nodes)
 
     @cached_property

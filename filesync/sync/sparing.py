@@ -40,6 +40,23 @@ def sparing(
     return (*found, *rules[last + 1 :])  # what forgets rules would forget these, too
 
 
+def sparing_of(
+    rules: Sequence[bytes],
+    parts: Sequence[Part],
+    at: int,
+    trees: Mapping[int, Manifest],
+    *,
+    met: Mapping[int, Collection[bytes]],
+    there: Iterable[bytes],
+) -> tuple[bytes, ...]:
+    """Return ``sparing`` for where the part ``at`` goes, of which a scan met the mount points ``there``.
+
+    For the other arguments see ``given_empty``.
+    """
+    stays = standing(parts[at], there, trees[at])
+    return sparing(rules, given=given_empty(parts, trees, met), there=stays)
+
+
 def too_many_mounts() -> UsageError:
     """Return what says that another machine cannot be told, or has not told, of all that is mounted."""
     return UsageError(

@@ -14,7 +14,7 @@ from filesync.sync.remote.asking import too_old
 from filesync.sync.remote.growing import GrowingScan
 from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
-from filesync.sync.sparing import given_empty, sparing, standing, too_many_mounts
+from filesync.sync.sparing import sparing_of, too_many_mounts
 from filesync.transfer.send.recent import RECENT_BYTES
 from filesync.transfer.threads import in_thread
 
@@ -114,11 +114,11 @@ class SourceTrees:
         tops = await self._shadowing(at)
         if self._options.mounts_there is Mounts.NOTED and there.mounts is None:
             raise too_old("--one-file-system")
-        stays = standing(self._parts[at], there.mounts or (), given)
         trees = {at: given} | tops
         met = {number: (await self.scan(number).task).mounts for number in trees}
-        empty = given_empty(self._parts, trees, met)
-        rules = sparing(self._options.kept, given=empty, there=stays)
+        rules = sparing_of(
+            self._options.kept, self._parts, at, trees, met=met, there=there.mounts or ()
+        )
         if there.unnamed_mounts or len(rules) > MAX_RULES:
             raise too_many_mounts()
         return removal_of(self._parts, at, given, tops, rules, self._nodes)

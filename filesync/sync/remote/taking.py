@@ -39,7 +39,7 @@ from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
 from filesync.sync.source import are_several, is_named
-from filesync.sync.sparing import given_empty, sparing, standing, too_many_mounts
+from filesync.sync.sparing import sparing_of, too_many_mounts
 from filesync.sync.target import NotMade, Target, find_target, is_left_alone
 from filesync.transfer.receive.told import Told
 from filesync.transfer.replica import Replica
@@ -378,14 +378,14 @@ class _Taking:
         if not self._options.delete or not self._is_all_found or not await self._is_all_read():
             return None
         tops = await self._shadowing(at)
-        stays = standing(self.parts[at], there.mounts, given)
         trees = {at: given} | tops
         found = {number: await self._scan(number) for number in trees}
         if any(one.unnamed_mounts for one in found.values()):
             raise too_many_mounts()
         met = {number: one.mounts or () for number, one in found.items()}
-        empty = given_empty(self.parts, trees, met)
-        rules = sparing(self._options.kept, given=empty, there=stays)
+        rules = sparing_of(
+            self._options.kept, self.parts, at, trees, met=met, there=there.mounts
+        )
         return removal_of(self.parts, at, given, tops, rules, self._nodes)
 
     async def _is_all_read(self) -> bool:
