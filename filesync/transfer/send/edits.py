@@ -1,7 +1,6 @@
 """Edits of what a scan finds changed, made meanwhile: most are wanted where the last ones went."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -153,9 +152,7 @@ class Edits(Watcher):
 
     def file_begun(self, path: bytes, size: int, mtime_ns: int) -> Told | None:
         """Take note of a large file that is being read, where what is new is told of."""
-        if self._fresh is None or not self._fresh.begin(path, size, mtime_ns):
-            return None
-        return partial(self._fresh.end, size, mtime_ns)
+        return None if self._fresh is None else self._fresh.begin(path, size, mtime_ns)
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Keep a file in a directory that was not there, if copies are made; take no other note."""

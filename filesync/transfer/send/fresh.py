@@ -2,9 +2,11 @@
 
 import threading
 from collections import deque
+from functools import partial
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest
+from filesync.disk.scanning.watcher import Told
 from filesync.early import EARLY_BYTES, stand_in_of
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, Nodes, put, with_entries
 from filesync.transfer.send.contents import GrowingContents, Listed
@@ -81,27 +83,26 @@ class Fresh:
             )
         return found
 
-    def begin(self, path: bytes, size: int, mtime_ns: int) -> bool:
-        """Take note of a file that is to be read; False if it is not worth it.
+    def begin(self, path: bytes, size: int, mtime_ns: int) -> Told | None:
+        """Take note of a file that is to be read, and return what is told what it holds.
 
-        Nor if another is offered by what would stand for it: nobody could tell which of them he gets.
+        None if it is not worth it, and if another is offered by what would stand for it: nobody could tell which of them he gets.
         """
         if size < EARLY_BYTES or len(path) > MOST_PATH_BYTES:
-            return False
+            return None
         early = stand_in_of(size, mtime_ns)
         with self._lock:
-            is_worth = len(self._begun) < MOST_BEGUN and early not in self._stand_ins
-            if is_worth:
-                self._begun.append(Begun(path, size, mtime_ns))
-                self._stand_ins.add(early)
-            return is_worth
+            if len(self._begun) >= MOST_BEGUN or early in self._stand_ins:
+                return None
+            self._begun.append(Begun(path, size, mtime_ns))
+            self._stand_ins.add(early)
+        return partial(self._end, early)
 
-    def end(self, size: int, mtime_ns: int, digest: Digest) -> None:
-        """Take note of what a file that was begun holds.
+    def _end(self, early: Digest, digest: Digest) -> None:
+        """Take note of what a file holds that was begun as ``early``.
 
         One that is like another is offered no more: it will be a copy.
         """
-        early = stand_in_of(size, mtime_ns)
         with self._lock:
             if self._ended.setdefault(digest, early) != early:
                 self.contents.leave_out(early)

@@ -7,7 +7,6 @@ tree away hands the directories on, in that order, and sends contents that need 
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -113,10 +112,10 @@ class GrowingTree(Watcher):
 
     def file_begun(self, path: bytes, size: int, mtime_ns: int) -> Told | None:
         """Take note of a large file that is being read."""
-        if not self.fresh.begin(path, size, mtime_ns):
-            return None
-        self._on_done()
-        return partial(self.fresh.end, size, mtime_ns)
+        told = self.fresh.begin(path, size, mtime_ns)
+        if told is not None:
+            self._on_done()
+        return told
 
     def content_read(self, digest: Digest, content: bytes) -> None:
         """Take note of a small file's content."""

@@ -78,11 +78,11 @@ def test_a_large_file_that_is_read_is_offered_by_what_stands_for_its_digest() ->
 
 def test_a_large_one_that_turns_out_to_be_like_another_is_offered_no_more() -> None:
     scanned = Scanned()
-    for number in range(3):
-        scanned.fresh.begin(b"d/%d" % number, EARLY_BYTES, number)
+    told = [scanned.fresh.begin(b"d/%d" % number, EARLY_BYTES, number) for number in range(3)]
     scanned.fresh.take_begun()
-    for number, content in enumerate((b"one", b"one", b"other")):
-        scanned.fresh.end(EARLY_BYTES, number, digest_of(content))
+    for one, content in zip(told, (b"one", b"one", b"other"), strict=True):
+        assert one is not None
+        one(digest_of(content))
     found = [
         scanned.fresh.contents.find(stand_in_of(EARLY_BYTES, number)) for number in range(3)
     ]
@@ -91,11 +91,12 @@ def test_a_large_one_that_turns_out_to_be_like_another_is_offered_no_more() -> N
 
 def test_copies_with_the_same_time_are_offered_as_one() -> None:
     scanned = Scanned()
-    for name in (b"a", b"b"):
-        scanned.fresh.begin(name, EARLY_BYTES, 5)
+    told, other = (scanned.fresh.begin(name, EARLY_BYTES, 5) for name in (b"a", b"b"))
     scanned.fresh.take_begun()
+    assert told is not None
+    assert other is None
     for _ in range(2):
-        scanned.fresh.end(EARLY_BYTES, 5, digest_of(b"one"))
+        told(digest_of(b"one"))
     assert scanned.fresh.contents.find(stand_in_of(EARLY_BYTES, 5)) is not None
 
 
