@@ -246,17 +246,7 @@ def _cache(place: Place, caches: Path | None) -> StatCache | None:
         is_little = len(place.names) < CACHED_NAMES
         if is_little and _size(place, place.names) < CACHED_NAMES_BYTES:
             return None
-    apart = _shape(place.united) if place.united else b""
-    return open_cache(caches, _key(place), names=place.names, apart=apart)
-
-
-def _shape(paths: Sequence[bytes]) -> bytes:
-    """Return what tells apart the stat caches for directories that are further down than others.
-
-    One for other directories below the same names would be pruned in each scan of these.
-    """
-    ways = {below(path, 1) for path in paths}
-    return ways.pop() if len(ways) == 1 else b"/" * (depth_of(paths) - 1)
+    return open_cache(caches, _key(place))
 
 
 def _size(place: Place, names: frozenset[bytes]) -> int:

@@ -102,7 +102,6 @@ def _scan(root: Path, selector: Selector, ignore: Ignore | None) -> Context:
             cache=cache,
             excludes=ignore,
             leave_out=None if read is None else lambda path, _: path.split(b"/")[0] not in read,
-            prune_cache=read is None,
         )
     whole = Manifest(scanned.tree, nodes)
     subset = select(whole, selector, nodes)

@@ -11,6 +11,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
@@ -116,7 +117,6 @@ def scan(
     watcher: Watcher | None = None,
     skip_unreadable: bool = False,
     keep_unreadable: bool = False,
-    prune_cache: bool = True,
     spare_changed: bool = False,
 ) -> Scanned:
     """Put the manifest of the directory ``root`` into ``nodes``. Blocks.
@@ -133,9 +133,8 @@ def scan(
     Names that vanish meanwhile are left out; a file that changes while it is read is read
     again. Sockets are skipped, and with ``skip_unreadable`` files and directories that cannot
     be read, though not the root. With ``keep_unreadable`` such files are in the tree, with a
-    digest that no content has: what is to be written there can replace them. Without
-    ``prune_cache`` the cache keeps directories that were not met: other scans read those.
-    With ``spare_changed`` it keeps what it knows of directories that have changed, if that is
+    digest that no content has: what is to be written there can replace them. With
+    ``spare_changed`` the cache keeps what it knows of directories that have changed, if that is
     little to read again: the next scan finds them changed, too.
 
     Raises:
@@ -180,7 +179,8 @@ def scan(
         finally:
             pool.shutdown(cancel_futures=True)
             if cache is not None:
-                cache.end(complete=complete and prune_cache)
+                is_there = partial(_is_there, root) if scanning.has_left_out else None
+                cache.end(complete=complete, is_there=is_there)
     content = nodes.summary(tree).content
     return Scanned(
         tree,
@@ -210,6 +210,7 @@ class _Scan:
 
     Attributes:
         met: directories on which another file system is mounted, if they are to be told of.
+        has_left_out: something was not looked at that is there, or may be.
     """
 
     def __init__(
@@ -235,9 +236,11 @@ class _Scan:
         self._stays_out = stays_out
         self._mounts = mounts
         self.met: list[bytes] = []
+        self.has_left_out = names is not None
         self._excludes = excludes
         self._leave_out = leave_out
         self._changed = changed
+        self._leaves_out = False
         self._must_look = must_look
         self._started_ns = time.time_ns()
         self._spares_changed = spare_changed
@@ -287,6 +290,7 @@ class _Scan:
             return None
         if status.st_dev == at.device or not stat.S_ISDIR(status.st_mode):
             return None
+        self.has_left_out |= self._mounts is not Mounts.NOTED
         if self._mounts is Mounts.LEFT_OUT:
             return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
         self.met.append(at.path)
@@ -297,13 +301,16 @@ class _Scan:
 
     def _skip(self, at: _At, exc: OSError) -> Expansion[_At]:
         """Leave out a directory that cannot be read, or raise."""
+        self.has_left_out = True
         self._reader.note_unreadable(unreadable(at.path, exc))
         return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
 
     def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
         if at.path and self._stays_out:
+            self.has_left_out = True
             return Expansion(listing.header, [], [])
         on_the_way: set[bytes] = set()
+        self._leaves_out = self._names is not None and not listing.prefix
         found = self._wanted(listing, self._found(listing), on_the_way)
         seen = self._cache.load(at.path, listing.inode) if self._cache is not None else None
         known: Known | None = None
@@ -319,6 +326,9 @@ class _Scan:
                 made = self._keeps(listing, seen.stamps, seen.mark, seen)
             else:
                 if seen is not None:
+                    if self._leaves_out or seen.others:
+                        met = {*listing.stamps, *listing.directories}
+                        seen = seen.apart(partial(_is_other, listing.fd, met))
                     listing.seen, listing.hidden_ns = seen.files(), seen.hidden_ns
                 self._reader.read_changed(listing)
         if known is None:
@@ -358,10 +368,32 @@ class _Scan:
             # What an update that was killed has left is no part of any tree.
             found = (one for one in found if not is_reserved(one[0]))
         if self._leave_out is not None:
-            found = _kept(found, self._leave_out, listing.prefix)
+            found = self._kept(found, self._leave_out, listing.prefix)
         if self._excludes is None:
             return found
-        return _not_excluded(found, self._excludes, listing.prefix, on_the_way)
+        return self._not_excluded(found, self._excludes, listing.prefix, on_the_way)
+
+    def _kept(
+        self, found: Found, leave_out: LeaveOut, prefix: bytes
+    ) -> Iterator[tuple[bytes, Item]]:
+        for name, item in found:
+            if leave_out(prefix + name, item.is_dir(follow_symlinks=False)):
+                self._leaves_out = self.has_left_out = True
+            else:
+                yield name, item
+
+    def _not_excluded(
+        self, found: Found, excludes: Excludes, prefix: bytes, on_the_way: set[bytes]
+    ) -> Iterator[tuple[bytes, Item]]:
+        for name, item in found:
+            path = (prefix + name).decode("utf-8", "surrogateescape")
+            if not excludes.excludes(path):
+                yield name, item
+            elif item.is_dir(follow_symlinks=False) and not excludes.may_prune(path):
+                on_the_way.add(name)
+                yield name, item
+            else:
+                self._leaves_out = self.has_left_out = True
 
     def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
@@ -406,9 +438,10 @@ class _Scan:
         It outlives the reading of all that is below the directory: it holds little.
         """
         path, inode, changed = listing.path, listing.inode, self._changed
+        others = (old.others, old.others_stamps) if old is not None else (b"", b"")
 
         def keep(known: Known) -> None:
-            seen = Seen(known.data, stamps, mark, known.summary, known.below)
+            seen = Seen(known.data, stamps, mark, known.summary, known.below, 0, *others)
             is_changed = old is not None and old.node != seen.node
             if self._spares_changed and is_changed:
                 self._spare(path, seen, inode)
@@ -453,19 +486,16 @@ def _telling(watcher: Watcher | None) -> Callable[[_At, Digest], None] | None:
     return lambda at, tree: tell(at.path, tree)
 
 
-def _kept(found: Found, leave_out: LeaveOut, prefix: bytes) -> Iterator[tuple[bytes, Item]]:
-    for name, item in found:
-        if not leave_out(prefix + name, item.is_dir(follow_symlinks=False)):
-            yield name, item
+def _is_other(directory: int, met: Set[bytes], name: bytes) -> bool:
+    """Say whether ``name`` is in ``directory`` though it was not ``met``."""
+    if name in met:
+        return False
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except OSError:
+        return False
+    return True
 
 
-def _not_excluded(
-    found: Found, excludes: Excludes, prefix: bytes, on_the_way: set[bytes]
-) -> Iterator[tuple[bytes, Item]]:
-    for name, item in found:
-        path = (prefix + name).decode("utf-8", "surrogateescape")
-        if not excludes.excludes(path):
-            yield name, item
-        elif item.is_dir(follow_symlinks=False) and not excludes.may_prune(path):
-            on_the_way.add(name)
-            yield name, item
+def _is_there(root: Path, path: bytes) -> bool:
+    return os.path.lexists(os.path.join(os.fsencode(root), path))

@@ -5,6 +5,9 @@ a time. A directory that was renamed is found again by its inode. It is only eve
 damaged, or of another version, it is started anew; locked by another process or without space
 it is not used.
 
+All scans of a root share it, whatever they look at: what one leaves out stays as it was noted, so that
+who looks at it next reads nothing again that has not changed.
+
 A file that was changed as late as the scan that read it is not noted: it could change again
 within the same tick of the clock, and nothing would show it ("racy git"). Nothing shows what is
 written to a file through memory either, where the kernel sees no fault: on tmpfs, and in a page that
@@ -13,20 +16,25 @@ is still dirty from before the scan. To write out what may be mapped first would
 
 import logging
 import sqlite3
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
+from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from filesync.decoding import UNDECODABLE
 from filesync.digest import EMPTY, Digest, WireDigest, digest_of
+from filesync.entropy import random_bits
 from filesync.errors import StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
+    Directory,
+    Entry,
     File,
     Known,
     Summary,
@@ -38,7 +46,7 @@ from filesync.manifest.node import decode_trusted
 
 log = logging.getLogger(__name__)
 
-VERSION: Final = 3
+VERSION: Final = 4
 FINE_SLACK_NS: Final = 20_000_000
 """Above the coarsest tick (10 ms) by which kernels stamp files."""
 COARSE_SLACK_NS: Final = 2_100_000_000
@@ -50,6 +58,8 @@ _BATCH_BYTES: Final = 4 << 20
 _AHEAD_ROWS: Final = 128
 _AHEAD_BYTES: Final = 1 << 20
 _MAX_ROWS: Final = 1 << 26
+_TRIED_ROWS: Final = 256
+"""Of those that a scan has left out, looked at after it, from anywhere on: in time, what is gone goes."""
 _CHECK_BYTES: Final = 8
 
 
@@ -90,7 +100,9 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
         below: (name, tree digest) of the subdirectories in ``node``.
         hidden_ns: for files that were written in it and no scan has seen (``written``): one with an
             earlier ctime has the attributes that it was given, as nobody else could see it by then.
-        of: which names were looked at (``namescache``); b"" for all.
+        others: one like ``node``, of names that are there and were not looked at when that was
+            made, as they were when they were; b"" for none.
+        others_stamps: as ``stamps``, of those.
     """
 
     node: bytes
@@ -99,51 +111,72 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
     summary: Summary = Summary(EMPTY, 0, 0, 0, 1)
     below: tuple[tuple[bytes, WireDigest], ...] = ()
     hidden_ns: int = 0
-    of: bytes = b""
+    others: bytes = b""
+    others_stamps: bytes = b""
 
     def known(self) -> Known:
         """Return the directory as it was made."""
         return Known(digest_of(self.node), self.node, self.summary, self.below)
 
     def files(self) -> dict[bytes, SeenFile]:
-        """Return what is noted of the files, by name."""
-        numbers = iter(_stamps_decoder.decode(self.stamps))
-        files = [e for e in decode_trusted(self.node).entries if isinstance(e, File)]
-        stamps = zip(files, numbers, numbers, numbers, strict=False)
-        return {seen[0].name: seen for seen in stamps if seen[2]}
+        """Return what is noted of the files, by name; of the others, too."""
+        found = _files(self.node, self.stamps)
+        return found | _files(self.others, self.others_stamps) if self.others else found
 
     def with_files(self, new: Iterable[SeenFile]) -> "Seen":
-        """Return the same with other files, in place of those that have their names."""
-        numbers = iter(_stamps_decoder.decode(self.stamps))
-        node = decode_trusted(self.node)
-        entries = {entry.name: entry for entry in node.entries}
-        stamps = {
-            entry.name: (next(numbers), next(numbers), next(numbers))
-            for entry in node.entries
-            if isinstance(entry, File)
-        }
-        for file, ctime_ns, inode, device in new:
-            entries[file.name] = file
-            stamps[file.name] = (ctime_ns, inode, device)
-        made = with_entries(node, [entries[name] for name in sorted(entries)])
-        kept = chain.from_iterable(stamps[e.name] for e in made.entries if isinstance(e, File))
-        return Seen(encode(made), pack_stamps(kept))
+        """Return the same with other files, in place of those that have their names.
 
-    def only(self, names: Set[bytes]) -> "Seen":
-        """Return what of it is about ``names``; this one if that is all."""
-        node = decode_trusted(self.node)
-        entries = [entry for entry in node.entries if entry.name in names]
-        if len(entries) == len(node.entries):
-            return self
-        numbers = iter(_stamps_decoder.decode(self.stamps))
-        files = (e for e in node.entries if isinstance(e, File))
-        stamps = zip(files, numbers, numbers, numbers, strict=False)
-        kept = chain.from_iterable(one[1:] for one in stamps if one[0].name in names)
-        return Seen(encode(with_entries(node, entries)), pack_stamps(kept))
+        Of these nobody knows who looks at which: it has no ``others``.
+        """
+        known = self._by_name()
+        known.update((one[0].name, (one[0], one[1:])) for one in new)
+        return Seen(*_packed(decode_trusted(self.node), known))
+
+    def apart(self, is_other: Callable[[bytes], bool]) -> "Seen":
+        """Return the same, where ``is_other`` says whose names are ``others``; it has no mark."""
+        ours, others = self._by_name(), {}
+        for name in list(filter(is_other, ours)):
+            others[name] = ours.pop(name)
+        node, stamps = _packed(decode_trusted(self.node), ours)
+        seen = Seen(node, stamps, hidden_ns=self.hidden_ns)
+        if not others:
+            return seen
+        node, stamps = _packed(EMPTY_DIRECTORY, others)
+        return replace(seen, others=node, others_stamps=stamps)
+
+    def _by_name(self) -> "dict[bytes, _Numbered]":
+        """Return all that is noted."""
+        known = _numbered(self.node, self.stamps)
+        return known | _numbered(self.others, self.others_stamps) if self.others else known
 
     def noted(self) -> dict[bytes, Noted]:
         """Return the same as what can be known of another name for the same files."""
         return {name: noted(*seen) for name, seen in self.files().items()}
+
+
+_Numbered = tuple[Entry, tuple[int, ...]]
+"""An entry of a node, and the stamps of a file; () of what is none."""
+
+
+def _files(node: bytes, stamps: bytes) -> dict[bytes, SeenFile]:
+    numbers = iter(_stamps_decoder.decode(stamps))
+    files = [e for e in decode_trusted(node).entries if isinstance(e, File)]
+    found = zip(files, numbers, numbers, numbers, strict=False)
+    return {seen[0].name: seen for seen in found if seen[2]}
+
+
+def _numbered(node: bytes, stamps: bytes) -> dict[bytes, _Numbered]:
+    numbers = iter(_stamps_decoder.decode(stamps))
+    of_files = zip(numbers, numbers, numbers, strict=True)
+    entries = decode_trusted(node).entries
+    return {e.name: (e, next(of_files) if isinstance(e, File) else ()) for e in entries}
+
+
+def _packed(header: Directory, numbered: Mapping[bytes, _Numbered]) -> tuple[bytes, bytes]:
+    """Return a node, and its stamps, of what there is by name."""
+    ordered = [numbered[name] for name in sorted(numbered)]
+    node = with_entries(header, map(itemgetter(0), ordered))
+    return encode(node), pack_stamps(chain.from_iterable(map(itemgetter(1), ordered)))
 
 
 _decoder: Final = msgspec.msgpack.Decoder(Seen)
@@ -258,13 +291,17 @@ class StatCache:
         node = encode(with_entries(EMPTY_DIRECTORY, files))
         self.keep(directory, Seen(node, pack_stamps(stamps)))
 
-    def end(self, *, complete: bool) -> None:
-        """Write what is queued; after a complete scan also drop directories that are gone."""
+    def end(self, *, complete: bool, is_there: Callable[[bytes], bool] | None = None) -> None:
+        """Write what is queued; after a complete scan also drop directories that are gone.
+
+        Those are all that were not loaded. Where the scan has left some out ``is_there`` is asked
+        about some of them.
+        """
         self._flush()
         self._is_empty = False
         if complete and 0 in self._seen:
-            gone = [(row,) for row in self._gone()]
-            self._write("DELETE FROM directories WHERE rowid = ?", gone)
+            gone = self._unmet() if is_there is None else self._found_gone(is_there)
+            self._write("DELETE FROM directories WHERE rowid = ?", [(row,) for row in gone])
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -290,14 +327,21 @@ class StatCache:
         is_there = directory in self._ahead
         self._most_ahead = min(2 * self._most_ahead, _AHEAD_ROWS) if is_there else 1
 
-    def _gone(self) -> Iterable[int]:
-        """Return the rows of directories that are gone after a complete scan."""
-        return [at for at, seen in enumerate(self._seen, 1) if not seen]
+    def _unmet(self) -> Iterator[int]:
+        """Return the rows that were not loaded."""
+        return (at for at, seen in enumerate(self._seen, 1) if not seen)
 
-    def _some_from(self, first: int, most: int) -> list[tuple[int, bytes]]:
-        """Return up to so many rows and their paths, from a row on."""
-        query = "SELECT rowid, path FROM directories WHERE rowid >= ? ORDER BY rowid LIMIT ?"
-        return self._rows(query, first, most)
+    def _found_gone(self, is_there: Callable[[bytes], bool]) -> Iterator[int]:
+        """Return some rows that were not loaded, and of which ``is_there`` says no."""
+        at = max(0, random_bits(63) % (len(self._seen) + _TRIED_ROWS) - _TRIED_ROWS)
+        for _ in range(_TRIED_ROWS):
+            at = self._seen.find(0, at)
+            row = self._row(_NEXT, at + 1) if at >= 0 else None  # rows have gone from between
+            if row is None or row[0] > len(self._seen):
+                return
+            at, path = row
+            if not self._seen[at - 1] and not is_there(path):
+                yield at
 
     def _flush(self) -> None:
         self._write(_UPSERT, self._queue)
@@ -396,6 +440,7 @@ _PASSING: Final = (
 )
 """Codes that say nothing against the file itself."""
 
+_NEXT: Final = "SELECT rowid, path FROM directories WHERE rowid >= ? ORDER BY rowid LIMIT 1"
 _BY_INODE: Final = "SELECT rowid, data FROM directories WHERE inode = ?"
 _AHEAD: Final = (
     "SELECT rowid, data, path FROM directories WHERE path >= ? ORDER BY path LIMIT ?"

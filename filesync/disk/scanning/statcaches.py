@@ -1,14 +1,11 @@
 """The stat caches of all that a user scans, in one directory: those that were used last stay."""
 
 import os
-from collections.abc import Set
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Final
 
 from filesync.digest import digest_of
-from filesync.disk.scanning.namescache import NamesCache
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import StoreError
 from filesync.surplus import surplus
@@ -19,19 +16,17 @@ SLACK: Final = 32
 """More of them before the oldest go: whose turn it is costs a stat of each."""
 
 
-def open_cache(
-    directory: Path, of: bytes, *, names: Set[bytes] | None = None, apart: bytes = b""
-) -> StatCache | None:
-    """Return the stat cache in ``directory`` for the directory ``of``, or ``names`` in it; close it.
+def open_cache(directory: Path, of: bytes) -> StatCache | None:
+    """Return the stat cache in ``directory`` for the directory ``of``; close it.
 
-    Those that are kept ``apart`` are others. None where none can be kept: a scan without one is
-    slower, not wrong. When there are too many the oldest go, which does no harm to who uses them.
+    None where none can be kept: a scan without one is slower, not wrong. When there are too many the
+    oldest go, which does no harm to who uses them.
     """
-    path = _path(directory, of + b"\0" + apart if apart else of)
+    path = _path(directory, of)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         is_new = not path.exists()
-        cache = StatCache(path) if names is None else NamesCache(path, names, partial(_has, of))
+        cache = StatCache(path)
     except (OSError, StoreError):
         return None
     with suppress(OSError):  # others do the same
@@ -55,7 +50,3 @@ def cache_bytes(directory: Path, of: bytes) -> int | None:
 
 def _path(directory: Path, of: bytes) -> Path:
     return directory / f"{digest_of(of).hex()[:32]}.db"
-
-
-def _has(directory: bytes, name: bytes) -> bool:
-    return os.path.lexists(os.path.join(directory, name))
