@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from filesync.disk.handles import shown
 from filesync.disk.reserved import WORK_PREFIX, is_reserved
 from filesync.disk.scanning.mounts import Mounts
-from filesync.disk.scanning.scan import LeaveOut, scan
+from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import cache_bytes, open_cache
+from filesync.disk.scanning.wanted import LeaveOut
 from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import written
 from filesync.errors import SourceChanged, Unreadable

@@ -15,12 +15,13 @@ from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.removing import remove_tree
-from filesync.disk.scanning import readfile, reading
+from filesync.disk.scanning import readfile, reading, wanted
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.listing import Item, names_in, recent, these_in
 from filesync.disk.scanning.readfile import is_kept
-from filesync.disk.scanning.scan import Excludes, Scanned, scan
+from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
+from filesync.disk.scanning.wanted import Excludes
 from filesync.disk.scanning.watcher import Watcher
 from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import (
@@ -742,7 +743,7 @@ def test_directories_that_are_too_deep_are_refused_before_all_of_them_are_entere
         entered += 1
         return names_in(fd)
 
-    monkeypatch.setattr(scan_module, "names_in", list_names)
+    monkeypatch.setattr(wanted, "names_in", list_names)
     with pytest.raises(StoreError, match="inside each other"):
         scan(tmp_path, MemoryNodes())
     assert entered < 4001
@@ -763,7 +764,7 @@ def test_of_names_that_are_given_nothing_else_is_looked_at(
         listed.append(os.fstat(fd).st_ino)
         return names_in(fd)
 
-    monkeypatch.setattr(scan_module, "names_in", list_names)
+    monkeypatch.setattr(wanted, "names_in", list_names)
     nodes = MemoryNodes()
     names = {b"one", b"link", b"sub", b"gone", b"", b".", b"..", b"sub/one", b"../outside"}
     for _ in range(2):

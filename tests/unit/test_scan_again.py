@@ -17,8 +17,9 @@ from filesync.disk.scanning import listing, reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning import statcache as statcache_module
 from filesync.disk.scanning.listing import Stamp, mark
-from filesync.disk.scanning.scan import Excludes, Scanned, scan
+from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import Noted, Seen, StatCache, pack_stamps
+from filesync.disk.scanning.wanted import Excludes
 from filesync.disk.scanning.watcher import Watcher
 from filesync.manifest import (
     EMPTY_DIRECTORY,

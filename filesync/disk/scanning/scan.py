@@ -9,27 +9,22 @@ changed meanwhile, and a ``flistxattr``. Where it matters what is mounted, a dir
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
-from filesync.disk.reserved import is_reserved
 from filesync.disk.scanning.listing import (
     CTIME,
     MTIME,
-    Found,
-    Item,
     Stamp,
     header_of,
     look,
-    names_in,
     recent,
-    these_in,
 )
 from filesync.disk.scanning.mounts import Mounts
 from filesync.disk.scanning.readfile import read_xattrs, unreadable
@@ -41,6 +36,7 @@ from filesync.disk.scanning.statcache import (
     is_racy,
     pack_stamps,
 )
+from filesync.disk.scanning.wanted import Excludes, LeaveOut, Wanted
 from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import as_scanned, may_be_lost
 from filesync.errors import MalformedManifest, StoreError
@@ -65,20 +61,6 @@ MAX_SPARED_NODES_BYTES: Final = 16 << 20
 """Of the nodes of those, which are kept until it is known whether they stay."""
 MAX_SPARED_BYTES: Final = 32 << 20
 """Content that a scan has read, for them to stay: it is read again, which takes 33 ms."""
-
-
-class Excludes(Protocol):
-    """What a scan leaves out. Paths are relative to its root, bad bytes as surrogates."""
-
-    def excludes(self, path: str) -> bool:
-        """Say whether ``path`` is left out. Asked also below excluded directories."""
-
-    def may_prune(self, directory: str) -> bool:
-        """Say whether all below a directory that is left out is left out as well."""
-
-
-LeaveOut = Callable[[bytes, bool], bool]
-"""(path from the root, is it a directory) -> it is left out, and a directory not entered."""
 
 
 class Scanned(NamedTuple):
@@ -155,12 +137,10 @@ def scan(
         scanning = _Scan(
             handles,
             reader,
+            wanted=Wanted(names=names, leave_out=leave_out, excludes=excludes),
             cache=cache,
-            names=names,
             stays_out=stays_out,
             mounts=mounts,
-            excludes=excludes,
-            leave_out=leave_out,
             changed=watcher.directory_changed if watcher else None,
             must_look=bool(hints),
             spare_changed=spare_changed,
@@ -179,7 +159,7 @@ def scan(
         finally:
             pool.shutdown(cancel_futures=True)
             if cache is not None:
-                is_there = partial(_is_there, root) if scanning.has_left_out else None
+                is_there = partial(_is_there, root) if scanning.is_part else None
                 cache.end(complete=complete, is_there=is_there)
     content = nodes.summary(tree).content
     return Scanned(
@@ -210,7 +190,6 @@ class _Scan:
 
     Attributes:
         met: directories on which another file system is mounted, if they are to be told of.
-        has_left_out: something was not looked at that is there, or may be.
     """
 
     def __init__(
@@ -218,12 +197,10 @@ class _Scan:
         handles: DirectoryHandles,
         reader: Reader,
         *,
+        wanted: Wanted,
         cache: StatCache | None,
-        names: Set[bytes] | None,
         stays_out: bool,
         mounts: Mounts,
-        excludes: Excludes | None,
-        leave_out: LeaveOut | None,
         changed: Callable[[bytes, bytes | None, Digest], None] | None,
         must_look: bool,
         spare_changed: bool,
@@ -231,21 +208,23 @@ class _Scan:
         """``must_look``: stat each file before it is opened; it may need no reading."""
         self._handles = handles
         self._reader = reader
+        self._wanted = wanted
         self._cache = cache
-        self._names = None if names is None else sorted(names)
         self._stays_out = stays_out
         self._mounts = mounts
         self.met: list[bytes] = []
-        self.has_left_out = names is not None
-        self._excludes = excludes
-        self._leave_out = leave_out
+        self._was_shut = False
         self._changed = changed
-        self._leaves_out = False
         self._must_look = must_look
         self._started_ns = time.time_ns()
         self._spares_changed = spare_changed
         self._spared: list[tuple[bytes, Seen, int]] = []
         self._spared_nodes_bytes = 0
+
+    @property
+    def is_part(self) -> bool:
+        """Something was not looked at that is there, or may be."""
+        return self._was_shut or self._wanted.is_part_of_all
 
     def end(self) -> None:
         """Decide about what was to be spared, now that it is known what it costs."""
@@ -290,7 +269,7 @@ class _Scan:
             return None
         if status.st_dev == at.device or not stat.S_ISDIR(status.st_mode):
             return None
-        self.has_left_out |= self._mounts is not Mounts.NOTED
+        self._was_shut |= self._mounts is not Mounts.NOTED
         if self._mounts is Mounts.LEFT_OUT:
             return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
         self.met.append(at.path)
@@ -301,17 +280,15 @@ class _Scan:
 
     def _skip(self, at: _At, exc: OSError) -> Expansion[_At]:
         """Leave out a directory that cannot be read, or raise."""
-        self.has_left_out = True
+        self._was_shut = True
         self._reader.note_unreadable(unreadable(at.path, exc))
         return Expansion(EMPTY_DIRECTORY, [], [], drop_if_empty=True)
 
     def _read(self, at: _At, listing: Listing) -> Expansion[_At]:
         if at.path and self._stays_out:
-            self.has_left_out = True
+            self._was_shut = True
             return Expansion(listing.header, [], [])
-        on_the_way: set[bytes] = set()
-        self._leaves_out = self._names is not None and not listing.prefix
-        found = self._wanted(listing, self._found(listing), on_the_way)
+        found = self._wanted.in_directory(listing.fd, listing.prefix)
         seen = self._cache.load(at.path, listing.inode) if self._cache is not None else None
         known: Known | None = None
         made: Callable[[Known], None] | None = None
@@ -326,7 +303,7 @@ class _Scan:
                 made = self._keeps(listing, seen.stamps, seen.mark, seen)
             else:
                 if seen is not None:
-                    if self._leaves_out or seen.others:
+                    if self._wanted.is_part or seen.others:
                         met = {*listing.stamps, *listing.directories}
                         seen = seen.apart(partial(_is_other, listing.fd, met))
                     listing.seen, listing.hidden_ns = seen.files(), seen.hidden_ns
@@ -337,7 +314,7 @@ class _Scan:
         # Taken from the end, so that hard-link groups are met, and named, in walk order.
         device = self._device_in(listing)
         children = [
-            (name, _At(listing.prefix + name, name in on_the_way, device))
+            (name, _At(listing.prefix + name, name in self._wanted.on_the_way, device))
             for name in sorted(listing.directories, reverse=True)
         ]
         return Expansion(
@@ -353,47 +330,10 @@ class _Scan:
         """Return the device that directories in a directory are to be on; None where that is any."""
         if self._mounts is Mounts.ENTERED:
             return None
-        if self._names is not None and not listing.prefix and self._mounts is not Mounts.NOTED:
+        is_of_names = self._wanted.of_names and not listing.prefix
+        if is_of_names and self._mounts is not Mounts.NOTED:
             return None  # each was asked for by itself
         return listing.device
-
-    def _found(self, listing: Listing) -> Found:
-        if self._names is None or listing.prefix:
-            return names_in(listing.fd)
-        return these_in(listing.fd, self._names)
-
-    def _wanted(self, listing: Listing, found: Found, on_the_way: set[bytes]) -> Found:
-        """Return what is not left out; note directories that are but are to be entered."""
-        if not listing.prefix:
-            # What an update that was killed has left is no part of any tree.
-            found = (one for one in found if not is_reserved(one[0]))
-        if self._leave_out is not None:
-            found = self._kept(found, self._leave_out, listing.prefix)
-        if self._excludes is None:
-            return found
-        return self._not_excluded(found, self._excludes, listing.prefix, on_the_way)
-
-    def _kept(
-        self, found: Found, leave_out: LeaveOut, prefix: bytes
-    ) -> Iterator[tuple[bytes, Item]]:
-        for name, item in found:
-            if leave_out(prefix + name, item.is_dir(follow_symlinks=False)):
-                self._leaves_out = self.has_left_out = True
-            else:
-                yield name, item
-
-    def _not_excluded(
-        self, found: Found, excludes: Excludes, prefix: bytes, on_the_way: set[bytes]
-    ) -> Iterator[tuple[bytes, Item]]:
-        for name, item in found:
-            path = (prefix + name).decode("utf-8", "surrogateescape")
-            if not excludes.excludes(path):
-                yield name, item
-            elif item.is_dir(follow_symlinks=False) and not excludes.may_prune(path):
-                on_the_way.add(name)
-                yield name, item
-            else:
-                self._leaves_out = self.has_left_out = True
 
     def _notes(self, listing: Listing, seen: Seen | None) -> Callable[[Known], None]:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
