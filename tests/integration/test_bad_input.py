@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster, run
-from tests.integration.smalldisks import small_disk
+from tests.mounting import tmpfs
 
 ContextMaker = Callable[..., Path]
 NOBODY = 65534
@@ -304,7 +304,7 @@ def test_without_a_runtime_run_says_what_to_install(
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", "3m") as disk:
+    with tmpfs(tmp_path / "disk", "size=3m") as disk:
         yield disk
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.processes import Cluster, run
-from tests.integration.smalldisks import small_disk
+from tests.mounting import tmpfs
 
 ContextMaker = Callable[..., Path]
 
@@ -21,7 +21,7 @@ BIG = 2_000_000
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    with small_disk(tmp_path / "disk", "16m") as disk:
+    with tmpfs(tmp_path / "disk", "size=16m") as disk:
         yield disk
 
 
@@ -83,7 +83,7 @@ def test_the_embedded_cluster_is_pruned_though_there_are_no_inodes(
 ) -> None:
     """A cache of many small files runs out of these first, and the disk seems to have room."""
     root = context("FROM scratch\nCOPY . /\n", **{f"f{number}": b"x" for number in range(200)})
-    with small_disk(tmp_path / "disk", "64m,nr_inodes=700") as disk:
+    with tmpfs(tmp_path / "disk", "size=64m,nr_inodes=700") as disk:
         env = {"XDG_CACHE_HOME": str(disk)}
         assert run("build", str(root), env=env).returncode == 0
         use_up_inodes(disk)
@@ -158,7 +158,7 @@ def test_a_manager_whose_disk_was_full_is_told_again_what_it_could_not_keep(
             tar.addfile(member)
             member = tarfile.TarInfo(f"{member.name}/{secrets.token_hex(64)}")
             tar.addfile(member)
-    with small_disk(tmp_path / "disk", "24m") as disk:
+    with tmpfs(tmp_path / "disk", "size=24m") as disk:
         more = {"manager": ("--state", str(disk / "manager"))}
         with Cluster(tmp_path / "cluster", workers=1, arguments=more) as cluster:
             fill(disk)

@@ -25,7 +25,7 @@ from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import MemoryNodes
 from tests.conformance.transfer.look import bytes_below
-from tests.integration.smalldisks import small_disk
+from tests.mounting import mount, tmpfs
 
 COMMAND = [sys.executable, "-m", "filesync"]
 UNCLONED = [
@@ -840,13 +840,10 @@ def test_an_empty_destination_that_nobody_can_write_is_named(
     bench: Bench, ways: tuple[str, str]
 ) -> None:
     fill(bench.root / "src")
-    subprocess.run(["mount", "--bind", bench.served, bench.served], check=True)
-    try:
+    with mount("--bind", bench.served, bench.served):
         remount = ("mount", "-o", "remount,ro,bind", bench.served)
         subprocess.run(remount, check=True)
         done = bench.run("sync", "--json", f"{ways[0]}src/", ways[1], check=False)
-    finally:
-        subprocess.run(["umount", bench.served], check=True)
     assert done.returncode == 23
     assert json.loads(done.stdout)["unwritable"] == {".": "Read-only file system"}
     assert list(bench.served.iterdir()) == []
@@ -949,7 +946,7 @@ def test_a_destination_without_any_room_is_named_as_it_was_asked_for(
     """Not by the names that only this program has for what it wanted to make there."""
     make(bench.root / "src/f", b"new")
     inodes = 2 + files  # the disk's root, the destination, and what is in it
-    with small_disk(bench.root / "disk", f"1m,nr_inodes={inodes}") as disk:
+    with tmpfs(bench.root / "disk", f"size=1m,nr_inodes={inodes}") as disk:
         (disk / "dst").mkdir()
         if files:
             make(disk / "dst/f", b"old")

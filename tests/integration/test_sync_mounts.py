@@ -17,6 +17,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.connection.channel_zmq import Channel
 from tests.integration.ways import Way, given, local, taken
+from tests.mounting import tmpfs
 
 pytestmark = pytest.mark.needs("root", "mount")
 any_way = pytest.mark.parametrize("way", [local, given, taken])
@@ -34,14 +35,9 @@ def write(root: Path, *names: str) -> None:
 def root(tmp_path: Path) -> Iterator[Path]:
     """A source with another file system at ``a/disk``, and a destination with one at ``on/disk``."""
     write(tmp_path, "src/a/f", "src/old/f", "dest/old/f", "dest/on/gone", "dest/extra")
-    disks = [tmp_path / "src/a/disk", tmp_path / "dest/on/disk"]
-    for disk in disks:
-        disk.mkdir(parents=True)
-        subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
-    write(tmp_path, "src/a/disk/in", "src/a/disk/deep/in", "dest/on/disk/kept")
-    yield tmp_path
-    for disk in disks:
-        subprocess.run(["umount", disk], check=True)
+    with tmpfs(tmp_path / "src/a/disk"), tmpfs(tmp_path / "dest/on/disk"):
+        write(tmp_path, "src/a/disk/in", "src/a/disk/deep/in", "dest/on/disk/kept")
+        yield tmp_path
 
 
 def run(

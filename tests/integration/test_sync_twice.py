@@ -19,9 +19,9 @@ from filesync.sync.remote.server import TreeServer
 from filesync.sync.scanning import NOTED_FILES
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import Flow
-from tests.integration.smalldisks import small_disk
 from tests.integration.test_sync_plane import tree_of
 from tests.integration.ways import Way, given, local, taken
+from tests.mounting import tmpfs
 
 YEAR_AGO_NS = time.time_ns() - 365 * 86400 * 10**9
 FILES, SMALL_BYTES, LARGE_BYTES = 40, 4000, 3 << 20
@@ -122,7 +122,7 @@ def test_what_a_sync_wrote_before_it_failed_is_not_read_again(
     # Slowly: what is written in the clock tick in which it fails is read again.
     slowly = Flow(bytes_per_s=20 * MIDDLING_BYTES)
     options = Options(caches=tmp_path / "caches", delete=True, flow=slowly)
-    with small_disk(tmp_path / "dest", f"{FILES * MIDDLING_BYTES // 2}") as disk:
+    with tmpfs(tmp_path / "dest", f"size={FILES * MIDDLING_BYTES // 2}") as disk:
         with pytest.raises(FilesyncError, match="No space left"):
             asyncio.run(sync(tmp_path, options))
         there = sum(path.is_file() for path in disk.glob("d/**/*"))

@@ -1,10 +1,9 @@
 """What a scan makes of directories on which another file system is mounted."""
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 
@@ -17,18 +16,10 @@ from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache
 from filesync.disk.scanning.watcher import Watcher
 from filesync.manifest import Manifest, MemoryNodes, Subdirectory
+from tests.mounting import mount, tmpfs
 
 pytestmark = pytest.mark.needs("root", "mount")
 LONG_AGO_NS = 1_000_000_000_123_456_789
-
-
-@contextmanager
-def mount(*words: str | Path) -> Iterator[None]:
-    subprocess.run(["mount", *words], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", words[-1]], check=True)
 
 
 def write(root: Path, *names: str) -> None:
@@ -46,8 +37,7 @@ def root(tmp_path: Path) -> Iterator[Path]:
     write(root, "a/disk/hidden", "a/f", "b/f")
     with ExitStack() as stack:
         for path in (root / "a/disk", root / "a/disk/inner/disk"):
-            path.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(mount("-t", "tmpfs", "none", path))
+            stack.enter_context(tmpfs(path))
         write(root, "a/disk/in", "a/disk/inner/f", "a/disk/inner/disk/in")
         yield root
 

@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from filesync.disk.updating import crossing
+from tests.mounting import tmpfs
 
 OWNER = (7, 8)
 TIMES_NS = (1_000_000_007, 2_000_000_009)
@@ -27,13 +27,10 @@ def here(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def there(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "there"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "none", path], check=True)
-    umask = os.umask(0o077)
-    yield path
-    os.umask(umask)
-    subprocess.run(["umount", path], check=True)
+    with tmpfs(tmp_path / "there") as path:
+        umask = os.umask(0o077)
+        yield path
+        os.umask(umask)
 
 
 class Recorder:

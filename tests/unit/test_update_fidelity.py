@@ -23,7 +23,7 @@ from filesync.manifest import (
     with_entries,
 )
 from tests.deep import dig
-from tests.integration.smalldisks import small_disk
+from tests.mounting import tmpfs
 from tests.unit.update_driver import (
     Make,
     MakeFile,
@@ -346,7 +346,7 @@ def test_what_is_mounted_below_need_not_keep_all_either(
     build(source, [MakeFile("disk/f", b"data", mode=0o4711), MakeSymlink("disk/l", "x")])
     os.setxattr(source / "disk/f", "user.name", b"value")
     root.mkdir()
-    with small_disk(root / "disk", "1m") as disk:
+    with tmpfs(root / "disk", "size=1m") as disk:
         device = disk.stat().st_dev
         basis, target = scanned(root), scanned(source)
 

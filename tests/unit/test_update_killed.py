@@ -13,6 +13,7 @@ import pytest
 from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import Manifest
 from filesync.overlay import overlay
+from tests.mounting import tmpfs
 from tests.unit.update_driver import (
     Contents,
     Make,
@@ -120,11 +121,9 @@ def test_an_update_killed_while_it_copies_over_a_border_is_cleared_away_there(
 ) -> None:
     source, root = tmp_path / "source", tmp_path / "root"
     build(source, [MakeFile("disk/d/large", LARGE), MakeSymlink("disk/link", "d")])
-    (root / "disk").mkdir(parents=True)
     target = scanned(source)
-    subprocess.run(["mount", "-t", "tmpfs", "none", root / "disk"], check=True)
     call, seen, other = 1, 0, ".filesync-0123456789abcdef"
-    try:
+    with tmpfs(root / "disk"):
         while True:
             subprocess.run(["find", root / "disk", "-mindepth", "1", "-delete"], check=True)
             build(root, [MakeFile("disk/d/large", b"old"), MakeSymlink("disk/link", "old")])
@@ -145,8 +144,6 @@ def test_an_update_killed_while_it_copies_over_a_border_is_cleared_away_there(
             assert kept == [other] * (1 - deletes)
             assert (root / "disk/d/large").read_bytes() == LARGE
             call += 1
-    finally:
-        subprocess.run(["umount", root / "disk"], check=True)
     assert seen > 3
 
 

@@ -12,18 +12,14 @@ import pytest
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import look
 from tests.conformance.transfer.tools import Claim, Tool, claimants, every_tool
+from tests.mounting import tmpfs
 
 
 @pytest.fixture
 def disk(stage: Stage) -> Iterator[Path]:
     """A file system of 8 MiB and 100 names."""
-    root = stage.root / "disk"
-    root.mkdir()
-    options = "size=8m,nr_inodes=100,mode=755"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", root], check=True)
-    yield root
-    # A daemon may have a child in it that is just leaving.
-    subprocess.run(["umount", "--lazy", root], check=True)
+    with tmpfs(stage.root / "disk", "size=8m,nr_inodes=100,mode=755") as disk:
+        yield disk
 
 
 def widen(disk: Path) -> None:

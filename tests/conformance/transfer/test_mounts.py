@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from tests.conformance.transfer.tools import (
     every_tool,
     ours_and_rsync,
 )
+from tests.mounting import mount, tmpfs
 
 pytestmark = pytest.mark.needs("mount")
 
@@ -23,14 +25,11 @@ pytestmark = pytest.mark.needs("mount")
 @pytest.fixture
 def mounted(stage: Stage) -> Iterator[Path]:
     """A destination with a file system of its own at ``disk``, and another directory at ``bound``."""
-    for path in (stage.dst / "disk", stage.dst / "bound", stage.root / "elsewhere"):
-        path.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "none", stage.dst / "disk"], check=True)
     where = (stage.root / "elsewhere", stage.dst / "bound")
-    subprocess.run(["mount", "--bind", *where], check=True)
-    yield stage.dst
-    for name in ("disk", "bound"):
-        subprocess.run(["umount", stage.dst / name], check=True)
+    for path in where:
+        path.mkdir(parents=True)
+    with tmpfs(stage.dst / "disk"), mount("--bind", *where):
+        yield stage.dst
 
 
 def fill(root: Path, text: str) -> None:
@@ -126,9 +125,9 @@ def test_what_is_mounted_in_a_directory_that_would_have_to_go_comes_back_with_it
         (stage.dst / name).mkdir(parents=True)
     disks = [stage.dst / "top/in/disk", stage.dst / "other/disk"]
     (stage.dst / "top/in").chmod(0o550)
-    try:
+    with ExitStack() as mounted:
         for disk in disks:
-            subprocess.run(["mount", "-t", "tmpfs", "none", disk], check=True)
+            mounted.enter_context(tmpfs(disk))
             (disk / "kept").write_text("kept")
         done = tool.sync(stage.src, stage.dst)
         assert done.code == 23
@@ -139,9 +138,6 @@ def test_what_is_mounted_in_a_directory_that_would_have_to_go_comes_back_with_it
             *(b"other", b"other/disk", b"other/disk/kept"),
         }
         assert (stage.dst / "top/in").stat().st_mode & 0o777 == 0o550
-    finally:
-        for disk in disks:
-            subprocess.run(["umount", disk], check=True)
     tool.must_sync(stage.src, stage.dst)
     assert look(stage.dst) == look(stage.src)
 

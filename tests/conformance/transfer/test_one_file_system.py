@@ -3,7 +3,7 @@
 import os
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,30 +12,12 @@ from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import look
 from tests.conformance.transfer.test_as_rsync import RSYNC, ours
 from tests.conformance.transfer.tools import NOBODY, Claim, Tool, claimants, every_tool
+from tests.mounting import mount, tmpfs
 
 pytestmark = pytest.mark.needs("mount")
 EITHER = pytest.mark.parametrize(
     "words", [["-x"], ["-xx"], ["-x", "--delete"], ["-xx", "--delete"]]
 )
-
-
-@contextmanager
-def mount(*words: str | Path) -> Iterator[None]:
-    """Mount something, for the block, at the last of ``words``."""
-    subprocess.run(["mount", *words], check=True)
-    try:
-        yield
-    finally:
-        # A server may still let go of what was there.
-        subprocess.run(["umount", "--lazy", words[-1]], check=True)
-
-
-@contextmanager
-def disk(at: Path) -> Iterator[None]:
-    """Mount a file system of its own at ``at``, which is made."""
-    at.mkdir(parents=True, exist_ok=True)
-    with mount("-t", "tmpfs", "none", at):
-        yield
 
 
 def write(root: Path, *names: str) -> None:
@@ -51,8 +33,8 @@ def mounted(stage: Stage) -> Iterator[Path]:
     write(stage.src, "f", "a/f", "a/disk/hidden", "b/f", "bound", "z/f")
     (stage.src / "same").mkdir()
     with ExitStack() as stack:
-        stack.enter_context(disk(stage.src / "a/disk"))
-        stack.enter_context(disk(stage.root / "other"))
+        stack.enter_context(tmpfs(stage.src / "a/disk"))
+        stack.enter_context(tmpfs(stage.root / "other"))
         write(stage.src, "a/disk/in", "a/disk/deep/in")
         write(stage.root, "other/file")
         stack.enter_context(mount("--bind", stage.root / "other/file", stage.src / "bound"))
@@ -117,9 +99,9 @@ def test_nothing_is_deleted_that_is_mounted_at_the_destination_and_what_is_given
     write(stage.src, "f", "given/f", "given/deep/f")
     write(stage.dst, "extra", "gone/extra", "gone/in/extra")
     with (
-        disk(stage.dst / "given"),
-        disk(stage.dst / "gone/in/disk"),
-        disk(stage.dst / "disk"),
+        tmpfs(stage.dst / "given"),
+        tmpfs(stage.dst / "gone/in/disk"),
+        tmpfs(stage.dst / "disk"),
     ):
         write(stage.dst, "given/kept", "given/deep/kept", "gone/in/disk/kept", "disk/kept/f")
         for words in (["-x"], ["-xx"]):
@@ -138,7 +120,7 @@ def test_nothing_is_deleted_that_is_mounted_at_the_destination_and_what_is_given
 def test_a_destination_that_is_mounted_itself_is_synced_as_any(
     tool: Tool, stage: Stage, mounted: Path
 ) -> None:
-    with disk(stage.dst):
+    with tmpfs(stage.dst):
         write(stage.dst, "extra", "a/extra/f", "a/disk/kept")
         tool.must_sync(mounted, stage.dst, options=["-x"])
         assert names(stage.dst) == ALL | {"a/disk", "a/disk/kept"}
@@ -177,7 +159,7 @@ def test_a_mount_point_that_is_shut_to_this_user_arrives_empty(
     write(stage.src, "f")
     for path in (stage.src, stage.src / "f"):
         os.chown(path, NOBODY, NOBODY)
-    with disk(stage.src / "shut"):
+    with tmpfs(stage.src / "shut"):
         write(stage.src, "shut/in")
         (stage.src / "shut").chmod(0o700)
         word = "--one-file-system"
@@ -219,7 +201,7 @@ def test_several_sources_each_on_its_own_come_out_as_by_rsync_as_a_dry_run_said_
         )
         write(root, "disk/gone")
     done = subprocess.run([*RSYNC, *words, *sources, f"{theirs}/"], cwd=stage.root, check=True)
-    with disk(stage.dst / "z"), disk(theirs / "z"):
+    with tmpfs(stage.dst / "z"), tmpfs(theirs / "z"):
         for root in (stage.dst, theirs):
             write(root, "z/deep/kept")
             os.utime(root / "z", ns=(0, 0))

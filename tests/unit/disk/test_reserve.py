@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from filesync.disk.reserve import RESERVE_BYTES, RESERVE_INODES, keep_reserve, make_room
-from tests.integration.smalldisks import small_disk
+from tests.mounting import tmpfs
 
 pytestmark = pytest.mark.needs("mount")
 
@@ -31,7 +31,7 @@ def kept(disk: Path) -> int:
 
 
 def test_inodes_are_kept_once_and_given_up_when_there_are_none_left(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "8m,nr_inodes=400") as disk:
+    with tmpfs(tmp_path / "disk", "size=8m,nr_inodes=400") as disk:
         before = inodes_left(disk)
         for keep in (make_room, make_room, keep_reserve):
             keep(disk)
@@ -50,7 +50,7 @@ def test_inodes_are_kept_once_and_given_up_when_there_are_none_left(tmp_path: Pa
 
 
 def test_bytes_are_not_taken_from_what_needs_them(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", f"{RESERVE_BYTES * 3 // 2}") as disk:
+    with tmpfs(tmp_path / "disk", f"size={RESERVE_BYTES * 3 // 2}") as disk:
         make_room(disk)
         assert not (disk / "reserve").exists()
         keep_reserve(disk)
@@ -62,7 +62,7 @@ def test_bytes_are_not_taken_from_what_needs_them(tmp_path: Path) -> None:
 def test_of_what_another_has_just_given_up_nothing_is_taken_even_for_a_moment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with small_disk(tmp_path / "disk", f"{RESERVE_BYTES * 4}") as disk:
+    with tmpfs(tmp_path / "disk", f"size={RESERVE_BYTES * 4}") as disk:
         first, second = disk / "first", disk / "second"
         for one in (first, second):
             one.mkdir()
