@@ -14,6 +14,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning import reading
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file
+from filesync.disk.scanning.reading import Reader
 from filesync.disk.scanning.statcache import Seen, StatCache
 from filesync.disk.scanning.statcaches import open_cache
 from filesync.disk.scanning.watcher import Watcher
@@ -138,6 +139,35 @@ def test_what_rules_leave_out_is_not_read_again_when_all_is_scanned(
     for _ in range(2):
         assert scanned(rules=rules) == set()
         assert scanned() == set()
+
+
+def test_what_is_as_it_was_is_noted_once_also_where_it_cannot_be_marked(
+    scanned: Scan, tmp_path: Path
+) -> None:
+    """Files that may not be on the disk yet are looked at each time."""
+    scanned()
+    scanned(rules=[b"two"])
+    before = noted(tmp_path, b"")
+    assert before is not None
+    assert (before.mark, before.others != b"") == (b"", True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StatCache, "keep", lambda *_: pytest.fail("noted again"))
+        assert scanned(rules=[b"two"]) == set()
+
+
+def test_a_scan_of_the_same_part_looks_into_no_file_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    for path in ("a/one", "a/two", "b/one"):
+        toggle(root, path, 1_000_000_000_123_456_789)
+    leave_out = Filter([b"two", b"b"]).excludes
+    with StatCache(tmp_path / "cache") as cache:
+        scan_module.scan(root, MemoryNodes(), cache=cache)
+        part = scan_module.scan(root, MemoryNodes(), cache=cache, leave_out=leave_out)
+        monkeypatch.setattr(Reader, "read_changed", lambda *_: pytest.fail("looked into"))
+        again = scan_module.scan(root, MemoryNodes(), cache=cache, leave_out=leave_out)
+        assert again.tree == part.tree
 
 
 def test_all_that_is_scanned_after_a_part_is_read_but_for_that(scanned: Scan) -> None:

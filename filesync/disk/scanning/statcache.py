@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
-from msgspec.structs import replace
 from xxhash import xxh3_64_digest
 
 from filesync.decoding import UNDECODABLE
@@ -128,26 +127,30 @@ class Seen(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
         Of these nobody knows who looks at which: it has no ``others``.
         """
-        known = self._by_name()
+        known = _numbered(self.node, self.stamps) | self._other()
         known.update((one[0].name, (one[0], one[1:])) for one in new)
         return Seen(*_packed(decode_trusted(self.node), known))
 
     def apart(self, is_other: Callable[[bytes], bool]) -> "Seen":
-        """Return the same, where ``is_other`` says whose names are ``others``; it has no mark."""
-        ours, others = self._by_name(), {}
-        for name in list(filter(is_other, ours)):
-            others[name] = ours.pop(name)
-        node, stamps = _packed(decode_trusted(self.node), ours)
-        seen = Seen(node, stamps, hidden_ns=self.hidden_ns)
-        if not others:
-            return seen
-        node, stamps = _packed(EMPTY_DIRECTORY, others)
-        return replace(seen, others=node, others_stamps=stamps)
+        """Return the same, where ``is_other`` says whose names are ``others``; this one if that is so.
 
-    def _by_name(self) -> "dict[bytes, _Numbered]":
-        """Return all that is noted."""
-        known = _numbered(self.node, self.stamps)
-        return known | _numbered(self.others, self.others_stamps) if self.others else known
+        Another has no mark.
+        """
+        ours, others = _numbered(self.node, self.stamps), self._other()
+        leaving = [name for name in ours if is_other(name)]
+        coming = [name for name in others if not is_other(name)]
+        if not leaving and not coming:
+            return self
+        back = {name: others.pop(name) for name in coming}
+        others |= {name: ours.pop(name) for name in leaving}
+        node, stamps = _packed(decode_trusted(self.node), ours | back)
+        apart = _packed(EMPTY_DIRECTORY, others) if others else (b"", b"")
+        return Seen(
+            node, stamps, hidden_ns=self.hidden_ns, others=apart[0], others_stamps=apart[1]
+        )
+
+    def _other(self) -> "dict[bytes, _Numbered]":
+        return _numbered(self.others, self.others_stamps) if self.others else {}
 
     def noted(self) -> dict[bytes, Noted]:
         """Return the same as what can be known of another name for the same files."""
