@@ -34,17 +34,18 @@ def unite(scanned: Manifest, paths: Sequence[bytes], nodes: Nodes) -> Manifest:
     """Return what the directories ``paths``, in this order, of a tree come to.
 
     Args:
-        scanned: the tree. What is not there of ``paths``, or no directory any more, is left out.
+        scanned: the tree.
         paths: of directories in it, all as many names down.
         nodes: holds it, and gets what is new.
 
     Raises:
-        SourceChanged: none of them is there any more.
+        SourceChanged: one of them is not there any more, or is none. Left out, it would have had nothing in it,
+            and all that it gave would go.
     """
     found = _trees(scanned, depth_of(paths))
-    tops = tuple(found[path] for path in paths if path in found)
-    if not tops:
+    if not found.keys() >= set(paths):
         raise SourceChanged("the directories changed while they were scanned; run again", b"")
+    tops = tuple(found[path] for path in paths)
 
     def expand(at: tuple[Digest, ...]) -> Expansion[tuple[Digest, ...]]:
         directories = [scanned.directory(tree) for tree in at]

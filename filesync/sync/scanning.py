@@ -141,9 +141,17 @@ def scan_place(
     manifest = Manifest(found.tree, nodes)
     if not place.united:
         return Found(manifest, found.skipped, found.unreadable, found.mounts)
-    unreadable = {below(path, place.depth): why for path, why in found.unreadable.items()}
-    met = nowhere_else(manifest, place.united, found.mounts)
-    whole = unite(manifest, place.united, nodes)
+    # One of the directories, or what leads to it, has no path in what they come to: it is told by its own.
+    unreadable = {
+        below(path, place.depth) or path: why for path, why in found.unreadable.items()
+    }
+    shut = {path: why for path, why in found.unreadable.items() if not below(path, place.depth)}
+    read = [path for path in place.united if not _is_in(path, shut)]
+    if not read:
+        path, number = next(iter(shut.items()))
+        raise Unreadable(f"{shown(path)} cannot be read: {os.strerror(number)}", b"", number)
+    met = nowhere_else(manifest, read, found.mounts)
+    whole = unite(manifest, read, nodes)
     return Found(whole, found.skipped, unreadable, met, files=manifest)
 
 
@@ -225,6 +233,11 @@ def _only_in(paths: Sequence[bytes], leave_out: LeaveOut | None) -> LeaveOut:
         return leave_out is not None and leave_out(below(path, depth), is_directory)
 
     return leaves_out
+
+
+def _is_in(path: bytes, directories: Iterable[bytes]) -> bool:
+    """Say whether ``path`` is, or is below, one of ``directories``."""
+    return any((path + b"/").startswith(one + b"/") for one in directories)
 
 
 def is_little(place: Place, caches: Path | None) -> bool:

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
+from filesync.errors import SourceChanged
 from filesync.sync.applying import plan_part
 from filesync.sync.changing import FEW_WHOLE, MAX_NARROW
 from filesync.sync.local import sync_local
@@ -24,6 +25,7 @@ from filesync.sync.remote.server import TreeServer
 from filesync.sync.run import Listing, run
 from filesync.sync.saying.report import is_partial
 from filesync.sync.saying.stats import SyncStats
+from filesync.sync.union import Union
 from filesync.transfer.errors import Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send import source_disk
@@ -253,6 +255,25 @@ def test_in_one_of_several_directories_that_go_to_one_place_they_cost_no_other_e
             assert (dest / name).read_bytes() == (owner / name).read_bytes()
     found = {str(path.relative_to(dest)) for path in dest.rglob("*") if path.is_file()}
     assert found == {*NAMES} - {*GONE}
+
+
+@pytest.mark.parametrize("sync", [ways.local, ways.given, ways.taken])
+def test_one_of_several_directories_that_vanishes_before_it_is_scanned_is_not_deleted_where_they_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: ways.Way
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / "src" / name).mkdir(parents=True)
+        (tmp_path / "src" / name / f"of {name}").touch()
+    (tmp_path / "dest").mkdir()
+    asyncio.run(sync(tmp_path, names=("one/", "two/")))
+
+    def moved() -> None:
+        (tmp_path / "src/two").rename(tmp_path / "src/elsewhere")
+
+    monkeypatch.setattr(Union, "end", followed_by(moved, Union.end))
+    with pytest.raises(SourceChanged):  # it is begun again, and finds that it is not there
+        asyncio.run(sync(tmp_path, Options(delete=True), ("one/", "two/")))
+    assert {path.name for path in (tmp_path / "dest").iterdir()} == {"of one", "of two"}
 
 
 @pytest.mark.parametrize("how", [vanish, be_rewritten, be_changed_and_grow])

@@ -1,5 +1,6 @@
 """What sources name, and what a destination is called, goes by what rsync makes of the same words."""
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import look
 from tests.conformance.transfer.tools import (
+    NOBODY,
     TIMEOUT_S,
     Claim,
     FilesyncFrom,
@@ -338,6 +340,28 @@ def test_a_directory_that_may_not_be_read_is_named_beside_what_is_synced(
     assert code == 23
     assert "shut' cannot be read: Permission denied" in err
     assert set(look(stage.dst)) == {b"", b"full", b"full/a"}
+
+
+@claimants(Claim.NAMES_LOSSES)
+def test_one_of_several_directories_that_may_not_be_searched_is_named_beside_what_is_synced(
+    ordinary: Tool, stage: Stage
+) -> None:
+    """It can be listed, so that it is found out late."""
+    furnish(stage.root)
+    os.chown(stage.root / "there", NOBODY, NOBODY)
+    for name in ("shut", "shut2"):
+        (stage.root / name).mkdir()
+        (stage.root / name / "in").touch()
+        (stage.root / name).chmod(0o444)
+    code, err = ours(ordinary, stage.root, "--delete shut/ full/ there")
+    assert code == 23
+    assert "shut' cannot be read: Permission denied" in err
+    assert "nothing was deleted" in err
+    assert set(look(stage.root / "there")) == {b"", b"a", b"old"}
+    code, err = ours(ordinary, stage.root, "--delete shut/ shut2/ there")
+    assert code == 1
+    assert "shut' cannot be read: Permission denied" in err
+    assert set(look(stage.root / "there")) == {b"", b"a", b"old"}
 
 
 def kinds(root: Path) -> dict[bytes, tuple[str, int, bytes]]:
