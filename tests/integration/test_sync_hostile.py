@@ -43,6 +43,7 @@ from filesync.manifest import (
 )
 from filesync.manifest.pack import pack_directories, pack_nodes
 from filesync.sync import scanning, unwritable
+from filesync.sync.filter import Filter
 from filesync.sync.options import NewOwner, Options, OwnerNames
 from filesync.sync.places import Place, ServedPlaces
 from filesync.sync.plan import Plan
@@ -66,6 +67,7 @@ from tests.unit.made import file
 
 LOOPBACK = "tcp://127.0.0.1:0"
 TOKEN = bytes(16)
+PLAIN: Final = Options()
 T = TypeVar("T")
 
 
@@ -111,7 +113,9 @@ class LyingServer:
             case _:
                 return wire.encode(wire.Done()), b""
 
-    def gives(self, paths: list[bytes], dest: Path) -> FilesyncError | None:
+    def gives(
+        self, paths: list[bytes], dest: Path, options: Options = PLAIN
+    ) -> FilesyncError | None:
         """Take ``paths`` from it; return what that raised."""
 
         async def main() -> FilesyncError | None:
@@ -119,7 +123,7 @@ class LyingServer:
                 self.plane = plane
                 remotes = [Remote(plane.address, path) for path in paths]
                 try:
-                    await sync_from(remotes, os.fsencode(dest), Options())
+                    await sync_from(remotes, os.fsencode(dest), options)
                 except FilesyncError as exc:
                     return exc
             return None
@@ -180,6 +184,57 @@ def test_a_server_gives_no_more_parts_than_were_asked_for(evil: Path, tmp_path: 
     part = fields.Part(TOKEN, b"a")
     error = LyingServer(evil, part, part).gives([b"a"], tmp_path / "home")
     assert type(error) is UnexpectedMessage
+
+
+@either
+@pytest.mark.parametrize(
+    ("asked", "part", "rules"),
+    [
+        ([b"x/"], fields.Part(TOKEN), (b"- /f",)),
+        ([b"x/"], fields.Part(TOKEN), (b"- deep",)),
+        ([b"x/"], fields.Part(TOKEN), (b"+ /d/", b"- /d/*")),
+        ([b"x/"], fields.Part(TOKEN), (b"+ /f", b"+ /d/", b"+ /d/in", b"- *")),
+        ([b"x/f", b"x/d"], fields.Part(TOKEN, b"", (b"f", b"d"), trees=True), (b"- /d/in",)),
+        ([b"x/a"], fields.Part(TOKEN, b"a"), (b"- /a/d/in",)),
+        ([b"x/a"], fields.Part(TOKEN, b"a"), (b"- /a",)),
+    ],
+    ids=repr,
+)
+def test_a_server_that_gives_what_it_was_told_to_leave_out_is_refused(
+    asked: list[bytes],
+    part: fields.Part,
+    rules: tuple[bytes, ...],
+    grows: bool,
+    evil: Path,
+    tmp_path: Path,
+) -> None:
+    """Nor what no list names: another machine is asked for a list by rules."""
+    (evil / "d").mkdir()
+    for name in ("in", "deep"):
+        (evil / "d" / name).write_text("planted")
+    (tmp_path / "home").mkdir()
+    if not grows:
+        occupy(tmp_path / "home")
+    before = names_below(tmp_path / "home")
+    options = Options(rules=rules)
+    error = LyingServer(evil, part).gives(asked, tmp_path / "home", options)
+    assert type(error) is UnexpectedMessage
+    filter = Filter(rules)
+    for path in map(os.fsencode, names_below(tmp_path / "home") - before):
+        assert not filter.excludes(path, is_directory=False)
+
+
+@pytest.mark.parametrize("delete", [True, False])
+def test_what_a_server_gives_that_it_was_told_to_leave_out_is_refused_though_it_is_there(
+    delete: bool, evil: Path, tmp_path: Path
+) -> None:
+    for name in ("evil", "home"):
+        (tmp_path / name / "d").mkdir(parents=True)
+        (tmp_path / name / "d/in").write_text(f"of {name}")
+    options = Options(rules=(b"- /d/",), delete=delete)
+    error = LyingServer(evil, fields.Part(TOKEN)).gives([b"x/"], tmp_path / "home", options)
+    assert type(error) is UnexpectedMessage
+    assert (tmp_path / "home/d/in").read_text() == "of home"
 
 
 @either

@@ -1,7 +1,7 @@
 """What a peer's scan finds while it lasts, and what of that comes to a place here that is not empty."""
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import depth_of
 from filesync.errors import FilesyncError, MalformedManifest, StoreError
-from filesync.manifest import Manifest, Nodes, is_name
+from filesync.manifest import Directory, Manifest, Nodes, is_name
 from filesync.sync.additions import Additions
 from filesync.sync.applying import Update, add_to
 from filesync.sync.filter import Filter
@@ -22,6 +22,7 @@ from filesync.sync.remote.asking import ask
 from filesync.sync.remote.earlies import Earlies
 from filesync.sync.remote.fields import Begun
 from filesync.sync.remote.nodes import NodeBudget, fetch_trees
+from filesync.sync.remote.unasked import Unasked
 from filesync.sync.scanning import Found
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.threads import in_thread
@@ -52,6 +53,7 @@ class Adding:
         deletes: what the peer's tree has not goes in the end.
         rename: what the one name that is given is called there.
         earlies: has files come to the place's ``staging``.
+        unasked: refuses what was to be left out, where the peer was told so.
     """
 
     def __init__(
@@ -68,7 +70,9 @@ class Adding:
         deletes: bool,
         rename: bytes | None,
         earlies: Earlies,
+        unasked: Unasked | None = None,
     ) -> None:
+        self._unasked = unasked
         self._place = place
         self._rename = rename
         self._earlies = earlies
@@ -175,6 +179,11 @@ class Adding:
         return found
 
     def _add(self, lacking: Sequence[_Lacking]) -> Manifest:
-        return self._additions.add(
-            (path, Manifest(tree, self._nodes).root) for path, tree, _ in lacking
-        )
+        return self._additions.add(self._directories(lacking))
+
+    def _directories(self, lacking: Sequence[_Lacking]) -> Iterator[tuple[bytes, Directory]]:
+        for path, tree, _ in lacking:
+            directory = Manifest(tree, self._nodes).root
+            if self._unasked is not None:
+                self._unasked.refuse_in(path, directory)
+            yield path, directory

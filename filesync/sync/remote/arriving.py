@@ -6,12 +6,13 @@ from filesync.digest import Digest
 from filesync.disk.updating.arriving import ArrivingUpdate
 from filesync.disk.updating.incoming import WantedFile
 from filesync.errors import MalformedManifest, UnexpectedMessage
-from filesync.manifest import Nodes, accept, canonical_links
+from filesync.manifest import Manifest, Nodes, accept, canonical_links
 from filesync.manifest.pack import unpack_directories
 from filesync.sync.remote import wire
 from filesync.sync.remote.asking import ask
 from filesync.sync.remote.earlies import Earlies
 from filesync.sync.remote.nodes import NodeBudget
+from filesync.sync.remote.unasked import Unasked
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.threads import in_thread
 from filesync.transfer.wire import Buffer
@@ -26,6 +27,7 @@ class Arrivals:
         update: of the place where the tree is to be.
         nodes: gets the directory nodes; the update's own.
         earlies: brings large files that the peer has begun to read.
+        unasked: refuses what was to be left out, where the peer was told so.
 
     Attributes:
         tree: the whole tree as the peer's scan had it in the end; None until then.
@@ -38,7 +40,10 @@ class Arrivals:
         update: ArrivingUpdate,
         nodes: Nodes,
         earlies: Earlies,
+        *,
+        unasked: Unasked | None = None,
     ) -> None:
+        self._unasked = unasked
         self.tree: Digest | None = None
         self._channel = channel
         self._token = token
@@ -85,5 +90,7 @@ class Arrivals:
         found: list[tuple[bytes, Digest]] = []
         for path, node in unpack_directories(payload) if payload else ():
             self._budget.take(len(node))
-            found.append((path, accept(self._nodes, node)))
+            found.append((path, tree := accept(self._nodes, node)))
+            if self._unasked is not None:
+                self._unasked.refuse_in(path, Manifest(tree, self._nodes).root)
         return found

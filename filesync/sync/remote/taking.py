@@ -21,6 +21,7 @@ from filesync.sync.applying import (
     unseen_filter,
 )
 from filesync.sync.changing import changes_of
+from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.owner import as_known_here, this_writer
 from filesync.sync.part import Part, Removal, as_told, in_one_place
@@ -35,6 +36,7 @@ from filesync.sync.remote.edits import unpack_edits, unpack_remains
 from filesync.sync.remote.moving import Moving
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.remote.telling import ADD_AFTER_S
+from filesync.sync.remote.unasked import Unasked
 from filesync.sync.saying.stats import SyncStats
 from filesync.sync.scanning import Found
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
@@ -112,7 +114,7 @@ class _Taking:
             Part(one.inside, frozenset(one.names) or None, trees=one.trees)
             for one in found.parts
         )
-        self._check(found, paths)
+        self._check(found, paths, options.rules)
         self._is_all_found = not found.missing
         missing = {paths[at]: why for at, why in found.missing.items()}
         self.stats.note_unreadable(missing)
@@ -128,11 +130,13 @@ class _Taking:
         self._moving = Moving()
         self._planned = Planned(self._nodes)
 
-    def _check(self, found: wire.Found, paths: Sequence[bytes]) -> None:
+    def _check(self, found: wire.Found, paths: Sequence[bytes], rules: Sequence[bytes]) -> None:
         if len(found.parts) > len(paths) or any(at >= len(paths) for at in found.missing):
             raise UnexpectedMessage("the server gives more than was asked for")
+        filter = Filter(rules)
         for part in self.parts:
-            if not is_named(part, paths):
+            is_left_out = part.inside and filter.excludes(part.inside, is_directory=True)
+            if is_left_out or not is_named(part, paths):
                 raise UnexpectedMessage("the server gives something else than was asked for")
 
     async def take(self, at: int) -> None:
@@ -189,7 +193,8 @@ class _Taking:
         )
 
         earlies = self._earlies(update, token)
-        arrivals = Arrivals(peer.channel, token, update, self._nodes, earlies)
+        unasked = await in_thread(self._unasked, at)
+        arrivals = Arrivals(peer.channel, token, update, self._nodes, earlies, unasked=unasked)
         request = wire.Scan(token, grows=True)
         scanning = asyncio.create_task(ask(peer.channel, request, wire.Scanned))
         pulling = asyncio.create_task(
@@ -209,6 +214,9 @@ class _Taking:
                 await tell(peer.channel, wire.Drop(token))
         self._note_source(at, top, scanned)
         self._note_update(at, update)
+
+    def _unasked(self, at: int) -> Unasked:
+        return Unasked(Filter(self._options.rules, root=self.parts[at].prefix))
 
     def _earlies(self, keeper: Keeper, token: bytes) -> Earlies:
         """Return what brings large files to ``keeper``, by what stands for their digests."""
@@ -282,6 +290,7 @@ class _Taking:
             deletes=options.delete,
             rename=target.rename,
             earlies=self._earlies(target.place.staging, fresh),
+            unasked=await in_thread(self._unasked, at),
         )
 
         async def bring(update: Update) -> None:
@@ -312,6 +321,8 @@ class _Taking:
             edits=told.edits,
         )
         top = Manifest(scanned.tree, self._nodes)
+        unasked = await in_thread(self._unasked, at)
+        await in_thread(unasked.refuse_new, there.manifest, top)
         self._note_source(at, top, scanned)
         given = await self._unshadowed(at, top)
         plan = await in_thread(

@@ -22,6 +22,7 @@ from filesync.sync.remote import wire
 from filesync.sync.remote.adding import Adding
 from filesync.sync.remote.earlies import Earlies
 from filesync.sync.remote.fields import Begun
+from filesync.sync.remote.unasked import Unasked
 from filesync.sync.scanning import Found
 from filesync.transfer.connection.channel_zmq import Channel
 from tests.unit.made import file
@@ -90,7 +91,13 @@ class Peer:
             return wire.Nodes(), next(pack_nodes(self.nodes), b"")
         return self.answers.pop(0), b""
 
-    def adding(self, monkeypatch: pytest.MonkeyPatch, *, is_made: bool = True) -> Adding:
+    def adding(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        is_made: bool = True,
+        rules: Sequence[bytes] = (),
+    ) -> Adding:
         """Return what adds what it says, by updates that do all or nothing."""
         for module in ("adding", "nodes"):
             monkeypatch.setattr(f"filesync.sync.remote.{module}.ask", self.ask)
@@ -114,6 +121,7 @@ class Peer:
             deletes=False,
             rename=self.rename,
             earlies=cast(Earlies, self.earlies),
+            unasked=Unasked(Filter(rules)),
         )
 
     def run(self, adding: Adding) -> None:
@@ -149,6 +157,18 @@ def test_when_not_all_could_be_made_nothing_more_is_asked_for(
     peer.run(peer.adding(monkeypatch, is_made=False))
     assert peer.added == [b"a", b"a/f"]
     assert (peer.looked, len(peer.answers)) == (1, 1)
+
+
+@pytest.mark.parametrize("rule", [b"- /b", b"- /b/c", b"- f"])
+def test_what_was_to_be_left_out_is_not_added(
+    rule: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = Peer((b"a", TREE), (b"b/c", TREE), nodes=[NODE])
+    with pytest.raises(UnexpectedMessage):
+        asyncio.run(peer.adding(monkeypatch, rules=[rule])._next())
+    again = Peer((b"a", TREE), (b"b/c", TREE), nodes=[NODE])
+    again.run(again.adding(monkeypatch, rules=[rule]))
+    assert again.added == []
 
 
 OTHER = encode(Directory(0o700, 0, 0, 0, (), ()))

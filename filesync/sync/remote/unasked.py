@@ -1,0 +1,68 @@
+"""Names that a server gives though it was told to leave them out.
+
+What rules leave out, and what no list names, is a server's to leave out: where it would go, its user
+counts on it that no such name is written. So what comes is looked through once more.
+"""
+
+from typing import Final
+
+from filesync.diff import diff
+from filesync.disk.handles import shown
+from filesync.errors import UnexpectedMessage
+from filesync.manifest import Directory, Entry, Manifest, Subdirectory
+from filesync.sync.filter import Filter
+
+_SLASH: Final = ord("/")
+
+
+class Unasked:
+    """Refuses what ``filter``, which a server was told, leaves out of what it gives."""
+
+    def __init__(self, filter: Filter) -> None:
+        self._filter = filter
+        self._looked_at = b""
+
+    def refuse_new(self, there: Manifest, top: Manifest) -> None:
+        """Look through what of ``top`` would change what is ``there``. Blocks.
+
+        Raises:
+            UnexpectedMessage: some of it was to be left out.
+        """
+        if not self._filter:
+            return
+        for one in diff(there, top):
+            if one.path:
+                self._look_at(one.path, is_directory=True)
+            prefix = one.path + b"/" if one.path else b""
+            for entry in (*one.added, *(now for _, now in one.changed)):
+                self._look_through(prefix, entry, top)
+
+    def refuse_in(self, path: bytes, directory: Directory) -> None:
+        """Look at the names in a directory that comes by itself, and at what leads to it.
+
+        That is cheapest where neighbours come one after another.
+
+        Raises:
+            UnexpectedMessage: one of them was to be left out.
+        """
+        if not self._filter:
+            return
+        prefix = path + b"/" if path else b""
+        for end, byte in enumerate(prefix):
+            if byte == _SLASH and not self._looked_at.startswith(prefix[: end + 1]):
+                self._look_at(prefix[:end], is_directory=True)
+        self._looked_at = prefix
+        for entry in directory.entries:
+            self._look_at(prefix + entry.name, is_directory=isinstance(entry, Subdirectory))
+
+    def _look_through(self, prefix: bytes, entry: Entry, top: Manifest) -> None:
+        path = prefix + entry.name
+        self._look_at(path, is_directory=isinstance(entry, Subdirectory))
+        if isinstance(entry, Subdirectory):
+            for below, one in Manifest(entry.tree, top.nodes).walk():
+                is_directory = isinstance(one, Subdirectory)
+                self._look_at(path + b"/" + below, is_directory=is_directory)
+
+    def _look_at(self, path: bytes, *, is_directory: bool) -> None:
+        if self._filter.excludes(path, is_directory):
+            raise UnexpectedMessage(f"the server gives {shown(path)}, which was to be left out")
