@@ -87,6 +87,24 @@ def test_what_was_written_is_not_written_again(root: Path) -> None:
     assert scanned(root).tree == target_of(DATA).tree
 
 
+@pytest.mark.parametrize(("why", "stays"), [(errno.EDQUOT, False), (errno.EIO, True)])
+def test_a_user_who_may_have_no_more_keeps_no_partial_file(
+    root: Path, monkeypatch: pytest.MonkeyPatch, why: int, stays: bool
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(why, os.strerror(why))
+
+    one, large = opened(root)
+    large.write(0, DATA[:100_000])
+    with monkeypatch.context() as patch:
+        patch.setattr("filesync.disk.updating.large.write_sparse", fails)
+        with pytest.raises(StoreError, match=os.strerror(why)):
+            large.write(100_000, DATA[100_000:])
+    large.abort()
+    one.abort()
+    assert (os.listdir(root) == [PARTIAL]) == stays
+
+
 def test_what_cannot_be_opened_twice_is_let_go_of(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,10 +1,11 @@
 """Files whose content arrives in pieces."""
 
+import errno
 import os
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Final, NamedTuple
 
 from filesync.digest import Digest, short
@@ -13,7 +14,7 @@ from filesync.disk.handles import shown
 from filesync.disk.updating.trailing import BESIDE_BYTES, TrailingHash
 from filesync.disk.updating.work import storing
 from filesync.disk.updating.write import Data, NewFile
-from filesync.errors import ContentCorrupt
+from filesync.errors import ContentCorrupt, StoreError
 
 _KERNEL_BYTES: Final = 4 << 20
 """Copied at once: what was copied is hashed meanwhile, and whoever cancels waits for it."""
@@ -81,6 +82,7 @@ class LargeFile:
         self._hash = TrailingHash(new.fd, new.entry.size)
         self._buffer = memoryview(b"")
         self._solid: dict[int, bool] = {}
+        self._is_over_quota = False
         self.bases = tuple(bases)
         if new.extents:
             try:
@@ -101,7 +103,7 @@ class LargeFile:
             StoreError: this disk.
         """
         self._check(offset, len(data))
-        with storing(self._path):
+        with self._storing():
             self._write(offset, data)
             # In order, which is usual, hashing it now saves reading it again. Beside the writing,
             # by a thread, it takes as long on two cores: the sender needs the other one.
@@ -120,7 +122,7 @@ class LargeFile:
         if not 0 <= basis < len(self.bases) or basis_offset < 0:
             raise ContentCorrupt(f"{shown(self._path)} has no basis {basis}")
         self._check(offset, length)
-        with storing(self._path):
+        with self._storing():
             if self._is_own(basis) and offset == basis_offset:
                 self._hash.note(offset, length)
                 return
@@ -161,11 +163,22 @@ class LargeFile:
         """Let go of it. Idempotent; does nothing after ``finish``.
 
         What has been written stays for whoever wants the same content next, in this update or
-        the one after it.
+        the one after it, unless this user may have no more.
         """
-        self._close(keep=True)
+        self._close(keep=not self._is_over_quota)
 
     # --- inside -----------------------------------------------------------------------------
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            with storing(self._path):
+                yield
+        except StoreError as exc:
+            # Of a full disk it shows by its size (``Partials.release``); of a quota nothing else does.
+            cause = exc.__cause__
+            self._is_over_quota = isinstance(cause, OSError) and cause.errno == errno.EDQUOT
+            raise
 
     def _check(self, offset: int, length: int) -> None:
         size = self._new.entry.size
