@@ -7,6 +7,7 @@ from typing import Final
 import zmq
 import zmq.asyncio
 
+from filesync.transfer.connection.channel_zmq import send_nowait
 from solver.manager.workers import Sent
 from solver.wire import ToClient, encode
 from worker.wire.orders import ToWorker
@@ -33,7 +34,7 @@ class Sending:
     ) -> Sent:
         """Send a message, if the peer is there and has room for it: nobody waits for that."""
         try:
-            await self._put(identity, encode(message, payload))
+            self._put(identity, encode(message, payload))
         except zmq.Again:
             log.debug("not sent, the peer does not read")
             return Sent.NO_ROOM
@@ -50,7 +51,7 @@ class Sending:
         frames = encode(message, payload)
         while True:
             try:
-                await self._put(identity, frames)
+                self._put(identity, frames)
                 return
             except zmq.Again:
                 await asyncio.sleep(SEND_AGAIN_S)
@@ -58,7 +59,7 @@ class Sending:
                 log.debug("not sent reason=%s", exc)
                 return
 
-    async def _put(self, identity: bytes, frames: list[bytes]) -> None:
+    def _put(self, identity: bytes, frames: list[bytes]) -> None:
         # Else it waits for room where nobody has any, and so does who reads all messages.
-        await self._socket.send_multipart([identity, *frames], flags=zmq.NOBLOCK)
+        send_nowait(self._socket, [identity, *frames])
         self.sent_bytes += sum(map(len, frames))
