@@ -140,8 +140,10 @@ async def sync_to(
         ):
             await giving.give(peer, dest.path)
     finally:
-        await giving.stop()
-        close_all(found.found)
+        try:
+            await giving.stop()
+        finally:
+            close_all(found.found)
     return _timed(giving.stats, peer, started)
 
 

@@ -16,7 +16,7 @@ from filesync.sync.shadow import removal_of, shadowing, unshadowed
 from filesync.sync.source import Sources
 from filesync.sync.sparing import sparing_of, too_many_mounts
 from filesync.transfer.send.recent import RECENT_BYTES
-from filesync.transfer.threads import in_thread
+from filesync.transfer.threads import in_thread, until_done
 
 if TYPE_CHECKING:
     from filesync.transfer.send.copies import Copies
@@ -68,13 +68,18 @@ class SourceTrees:
         return self._options.filter(self._parts[at].prefix)
 
     async def stop(self) -> None:
-        """Let no scan go on, nor anything stay that it has read; whoever closes the sources must wait for this."""
+        """Let no scan go on, nor anything stay that it has read, however often this is cancelled.
+
+        Whoever closes the sources must wait for this.
+        """
         tasks = [scan.task for scan in self._scans.values()]
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for scan in self._scans.values():
-            scan.tree.close()
+        try:
+            await until_done(asyncio.gather(*tasks, return_exceptions=True))
+        finally:
+            for scan in self._scans.values():
+                scan.tree.close()
 
     async def coming(self, at: int, new_owner: fields.NewOwner | None) -> Manifest:
         """Return what comes of a source: not what another source covers, and as whose it is to be.

@@ -251,7 +251,7 @@ class _Taking:
                 return there, await asked
         finally:
             asked.cancel()
-            await asyncio.wait({asked, scanning})
+            await until_done(asyncio.wait({asked, scanning}))
 
     def _may_add(self, at: int, target: Target | None) -> bool:
         """Say whether something of a part may be taken to ``target`` before it is known what all of it is."""
