@@ -12,7 +12,8 @@ def share_arenas() -> None:
 
     There are eight for each processor otherwise, and what is free at the end of one is not given back: with
     each kind of work that came to another thread a server held more. After 1,800 syncs, on two
-    processors, 115 MB, with two arenas 71, in the same time.
+    processors, 115 MB, with two arenas 71, in the same time; two workers after
+    400 builds 223 and 199, then 99 and 119.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:

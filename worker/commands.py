@@ -15,6 +15,7 @@ from filesync.errors import UsageError
 from filesync.keys.files import key_for
 from filesync.keys.options import insecure_option, key_option
 from filesync.lifetime import wait_for_end
+from filesync.memory import share_arenas
 from filesync.quantities import parse_duration, parse_size
 from filesync.transfer.connection.address import is_everywhere, is_here, parse_address
 from filesync.transfer.connection.unix import own_socket
@@ -143,6 +144,7 @@ def worker(
         registries=read_registries(registries),
         policies=_policies(state, gc_keep_storage, gc_min_free, gc_keep_duration),
     )
+    share_arenas()  # before there are threads
     running = run_worker(
         options, ready=click.echo, stopped=lambda: wait_for_end(until_eof=until_eof)
     )

@@ -8,6 +8,7 @@ import click
 
 from filesync.keys.options import listen_keys, listen_options
 from filesync.lifetime import wait_for_end
+from filesync.memory import share_arenas
 from filesync.transfer.connection.unix import own_socket
 from solver.manager.process import run_manager
 
@@ -55,6 +56,7 @@ def manager(
     `filesync -v manager` it says which workers come and go.
     """
     own, allowed = listen_keys(key, allow)
+    share_arenas()  # before there are threads
     asyncio.run(
         run_manager(
             listen or (own_socket(state) if allow is None else LOOPBACK),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.processes import Cluster
 from filesync import memory
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
@@ -106,3 +107,14 @@ def test_threads_of_a_server_share_what_they_allocate_from(tmp_path: Path) -> No
             assert arenas(server.pid) <= 1
         finally:
             server.terminate()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no arenas")
+def test_so_do_those_of_a_worker_and_of_a_manager(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/file").write_bytes(os.urandom(20_000))
+    (tmp_path / "src/Dockerfile").write_text("FROM scratch\nCOPY file /a\nCOPY file /b\n")
+    with Cluster(tmp_path / "cluster", workers=1) as cluster:
+        cluster.build(tmp_path / "src", "-o", f"type=local,dest={tmp_path}/out")
+        for process in cluster.processes.values():
+            assert arenas(process.pid) <= 1
