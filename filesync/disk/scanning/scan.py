@@ -36,6 +36,7 @@ from filesync.disk.scanning.statcache import (
     is_racy,
     pack_stamps,
 )
+from filesync.disk.scanning.together import TOGETHER, Together, Turns
 from filesync.disk.scanning.wanted import Excludes, LeaveOut, Wanted
 from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import as_scanned, may_be_lost
@@ -124,7 +125,11 @@ def scan(
         Unreadable: something cannot be read.
         StoreError: something fits no manifest; names it.
     """
-    with DirectoryHandles(root) as handles, ThreadPoolExecutor(_THREADS) as pool:
+    with (
+        DirectoryHandles(root) as handles,
+        ThreadPoolExecutor(_THREADS) as pool,
+        (Together() if cache is None else TOGETHER).scan() as turns,
+    ):
         reader = Reader(
             pool,
             hints or {},
@@ -137,6 +142,7 @@ def scan(
         scanning = _Scan(
             handles,
             reader,
+            turns,
             wanted=Wanted(names=names, leave_out=leave_out, excludes=excludes),
             cache=cache,
             stays_out=stays_out,
@@ -196,6 +202,7 @@ class _Scan:
         self,
         handles: DirectoryHandles,
         reader: Reader,
+        turns: Turns,
         *,
         wanted: Wanted,
         cache: StatCache | None,
@@ -208,6 +215,7 @@ class _Scan:
         """``must_look``: stat each file before it is opened; it may need no reading."""
         self._handles = handles
         self._reader = reader
+        self._turns = turns
         self._wanted = wanted
         self._cache = cache
         self._stays_out = stays_out
@@ -293,7 +301,7 @@ class _Scan:
         known: Known | None = None
         made: Callable[[Known], None] | None = None
         if seen is None and not self._must_look:
-            self._reader.read_new(listing, found)
+            self._turns.read_new(self._reader, listing, found, started_ns=self._started_ns)
         else:
             # What was written and not scanned is looked at more closely (``is_as_written``).
             sparse = listing.sparse if seen is not None and seen.hidden_ns else None
@@ -308,8 +316,8 @@ class _Scan:
                         seen = seen.apart(partial(_is_other, listing.fd, met))
                     listing.seen, listing.hidden_ns = seen.files(), seen.hidden_ns
                 self._reader.read_changed(listing)
+                self._reader.finish(listing)
         if known is None:
-            self._reader.finish(listing)
             made = self._notes(listing, seen) if self._cache is not None else None
         # Taken from the end, so that hard-link groups are met, and named, in walk order.
         device = self._device_in(listing)
