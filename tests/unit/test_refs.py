@@ -77,6 +77,19 @@ def test_a_chain_has_the_lowest_first_and_is_whole_or_missing(opened: Opened) ->
         store.chain(top.ref)
 
 
+def test_parents_are_told_before_children_though_the_clock_was_set_back(opened: Opened) -> None:
+    store = opened()
+    base, other = info("base"), info("other")
+    middle = msgspec.structs.replace(info("middle", base), created_s=50.0)
+    top = msgspec.structs.replace(info("top", middle), created_s=40.0)
+    other = msgspec.structs.replace(other, created_s=70.0)
+    for snapshot, one in enumerate((base, middle, top, other)):
+        store.add(one, str(snapshot))
+    assert store.infos() == (base, middle, top, other)
+    store.remove(base.ref)
+    assert store.infos() == (middle, top, other)
+
+
 def test_a_ref_that_is_here_keeps_its_snapshot_and_its_layer_and_gains_keys(
     opened: Opened,
 ) -> None:

@@ -91,9 +91,16 @@ class RefStore:
         self._db.close()
 
     def infos(self) -> tuple[RefInfo, ...]:
-        """Return every ref here, oldest first, so parents before children."""
-        held = sorted(self._held.values(), key=lambda one: one.info.created_s)
-        return tuple(one.info for one in held)
+        """Return every ref here, oldest first, but none before its parent: clocks are set back."""
+        found: dict[Digest, RefInfo] = {}
+        for one in sorted(self._held.values(), key=lambda one: one.info.created_s):
+            below: list[RefInfo] = []
+            at: HeldRef | None = one
+            while at is not None and at.info.ref not in found:
+                below.append(at.info)
+                at = self._held.get(at.info.parent) if at.info.parent else None
+            found.update((info.ref, info) for info in reversed(below))
+        return tuple(found.values())
 
     def snapshots(self) -> set[str]:
         """Return the snapshots that some ref needs."""
