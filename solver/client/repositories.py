@@ -4,14 +4,14 @@ import json
 import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Final
 
-from filesync.disk.removing import remove_path
 from filesync.errors import UsageError
 from filesync.transfer.threads import acquired, in_thread
+from solver.client.outputs.files import making_beside
 from solver.client.outputs.outputs import Output, OutputType
 from solver.client.request import BuildRequest
 from solver.dockerfile import DockerfileError, Options
@@ -41,17 +41,15 @@ async def fetched(
     Raises:
         FilesyncError: it cannot be had.
     """
-    temporary = await acquired(_make_directory, remove_path)
+    stack = ExitStack()
+    make = partial(stack.enter_context, making_beside(None))
+    temporary = await acquired(make, lambda _: stack.close())
     try:
         with _without_line():
             await build(_request(url, temporary / "context", keep_git_dir=keep_git_dir))
         yield temporary / "context"
     finally:
-        await in_thread(remove_path, temporary)
-
-
-def _make_directory() -> Path:
-    return Path(mkdtemp(prefix="filesync-context-"))
+        await in_thread(stack.close)
 
 
 def check_inside(directory: Path, *files: Path) -> None:

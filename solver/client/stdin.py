@@ -6,13 +6,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from os import getgid, getuid
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import BinaryIO, Final
 
 import msgspec
 
-from filesync.disk.removing import remove_path
 from filesync.errors import UsageError
+from solver.client.outputs.files import making_beside
 from solver.client.outputs.outputs import Output, OutputType
 from solver.client.request import STDIN_NAME, BuildRequest, dockerfile_text
 from solver.dockerfile import MAIN_CONTEXT, Options
@@ -44,8 +43,7 @@ def piped(stream: BinaryIO) -> Iterator[Piped]:
         UsageError: it is neither an archive nor a Dockerfile.
     """
     head = stream.read(tarfile.BLOCKSIZE)
-    directory = Path(mkdtemp(prefix="filesync-context-"))
-    try:
+    with making_beside(None) as directory:
         if not _is_archive(head):
             yield Piped(directory, dockerfile_text(stream, head))
             return
@@ -53,8 +51,6 @@ def piped(stream: BinaryIO) -> Iterator[Piped]:
             file.write(head)
             shutil.copyfileobj(stream, file)
         yield Piped(directory, None)
-    finally:
-        remove_path(directory)
 
 
 @asynccontextmanager

@@ -190,7 +190,7 @@ def test_a_context_is_a_directory_of_a_repository(
     again = build(cluster, f"{url}#main:app", *arguments, "-f", "Dockerfile")
     assert again.returncode == 0, again.stderr
     assert server.packs == packs, "nothing but refs is asked for"
-    assert not [*Path(os.environ["TMPDIR"]).glob("filesync-context-*")]
+    assert not [*Path(os.environ["TMPDIR"]).glob(".filesync-made-*")]
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_context_that_is_not_there_is_one_sentence_without_the_login(
     assert said in built.stderr
     assert "hunter2" not in built.stderr
     assert built.stderr.count("\n") == 1
-    assert not [*Path(os.environ["TMPDIR"]).glob("filesync-context-*")]
+    assert not [*Path(os.environ["TMPDIR"]).glob(".filesync-made-*")]
 
 
 @pytest.mark.parametrize(

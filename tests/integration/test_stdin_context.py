@@ -4,6 +4,7 @@ import io
 import subprocess
 import sys
 import tarfile
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,26 @@ def test_an_archive_is_a_context_and_has_the_dockerfile(
     other = ["-f", "Other", "-o", str(tmp_path / "two")]
     assert piped(cluster, data, *other, temporary=temporary).returncode == 0
     assert [one.name for one in (tmp_path / "two").iterdir()] == ["other"]
+
+
+def test_what_a_client_leaves_that_is_killed_goes_with_the_next(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    data, temporary = archive(Dockerfile=TEXT, d__x="X"), tmp_path / "tmp"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "filesync", "build", "--manager", cluster.manager, "-"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, env={"TMPDIR": str(temporary)}
+    ) as one:
+        assert one.stdin is not None
+        one.stdin.write(data[:1024])
+        one.stdin.flush()
+        deadline_s = time.monotonic() + 20
+        while not list(temporary.iterdir()) and time.monotonic() < deadline_s:
+            time.sleep(0.05)
+        one.kill()
+    assert list(temporary.iterdir())
+    assert piped(cluster, data, temporary=temporary).returncode == 0
 
 
 def test_a_dockerfile_alone_has_an_empty_context(cluster: Cluster, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
+from tempfile import gettempdir, mkdtemp
 from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS
@@ -14,7 +14,7 @@ from filesync.disk.removing import remove_path
 from filesync.entropy import random_name
 from filesync.errors import StoreError, UsageError
 
-_MADE: Final = ".filesync-output-"
+_MADE: Final = ".filesync-made-"
 
 
 def is_stream(path: Path) -> bool:
@@ -57,13 +57,13 @@ def making_beside(dest: Path | None) -> Iterator[Path]:
     """Give a directory in which to make what `put_file` then puts at ``dest``; it is removed in the end.
 
     It is locked for as long as this process lives: what one that was killed has left there, which may
-    be gigabytes under a name that nobody sees, goes now. None is for what is put nowhere.
+    be gigabytes under a name that nobody sees, goes now. None is for what is put nowhere: it is made
+    where temporary files are.
     """
     if dest is None or is_stream(dest):
-        with TemporaryDirectory(prefix="filesync-") as name:
-            yield Path(name)
-        return
-    parent = Path(os.path.realpath(dest)).parent
+        parent = Path(gettempdir())
+    else:
+        parent = Path(os.path.realpath(dest)).parent
     _remove_left(parent)
     with ExitStack() as stack:
         made = _new_in(parent, stack)
