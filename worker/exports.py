@@ -90,17 +90,18 @@ def write_layout(
     The layer blobs are hard links into this worker's own store. Returns the manifest's digest
     and size, the configuration's digest, and what is known of the blobs' contents.
     """
-    image = assemble(store, order)
     directory = root / "blobs" / "sha256"
     directory.mkdir(parents=True)
     hints: dict[bytes, tuple[int, Digest]] = {}
-    for layer in image.layers:
-        name = layer.digest.removeprefix("sha256:")
-        with contextlib.suppress(FileExistsError):
-            os.link(store.blobs.path(layer.digest), directory / name, follow_symlinks=False)
-        blob = store.blobs.find(layer.digest)
-        if blob is not None:
-            hints[f"blobs/sha256/{name}".encode()] = (blob.size, blob.blake3)
+    with contextlib.ExitStack() as holds:
+        image = assemble(store, order, holds)
+        for layer in image.layers:
+            name = layer.digest.removeprefix("sha256:")
+            with contextlib.suppress(FileExistsError):
+                os.link(store.blobs.path(layer.digest), directory / name, follow_symlinks=False)
+            blob = store.blobs.find(layer.digest)
+            if blob is not None:
+                hints[f"blobs/sha256/{name}".encode()] = (blob.size, blob.blake3)
     for data in (image.config, image.manifest):
         (directory / sha256(data).removeprefix("sha256:")).write_bytes(data)
     manifest = (sha256(image.manifest), len(image.manifest))
@@ -112,8 +113,12 @@ def write_layout(
     return manifest, sha256(image.config), hints
 
 
-def assemble(store: Store, order: orders.Export | PushImage) -> Image:
-    """Return the image that an order is about; its layers are in the store. Blocks.
+def assemble(
+    store: Store, order: orders.Export | PushImage, holds: contextlib.ExitStack
+) -> Image:
+    """Return the image that an order is about; its layers stay in the store while ``holds`` is open.
+
+    Blocks.
 
     It is the same wherever it goes, and whichever worker that holds the ref makes it.
 
@@ -121,7 +126,8 @@ def assemble(store: Store, order: orders.Export | PushImage) -> Image:
         RefMissing: the ref is not here.
     """
     form = LayerForm(order.compression, order.level, order.newest_s)
-    layers = [chains.layer_as(store, held, form) for held in store.refs.chain(order.ref)]
+    refs = [held.info.ref for held in store.refs.chain(order.ref)]
+    layers = chains.make_layers(store, refs, form, holds)
     return image_of(layers, order.config, order.annotations)
 
 

@@ -193,14 +193,15 @@ class Images:
             RefMissing: the result is not here.
             RegistryError: a registry does not take it.
         """
-        async with self._making:
-            image = await while_wanted(exports.assemble, self._store, order)
-        async with self._client(*order.credentials) as client:
 
-            async def sources(home: Reference) -> dict[str, str]:
-                return await in_thread(self._sources, order, home)
+        async def sources(home: Reference) -> dict[str, str]:
+            return await in_thread(self._sources, order, home)
 
-            return await self._send(client, image, order.names, sources, Meter(on_share))
+        with ExitStack() as holds:
+            async with self._making:
+                image = await while_wanted(exports.assemble, self._store, order, holds)
+            async with self._client(*order.credentials) as client:
+                return await self._send(client, image, order.names, sources, Meter(on_share))
 
     async def relay(self, order: RelayImage, on_share: OnShare) -> Pushed:
         """Push an image in a registry as another; what that one lacks of it goes through here.
@@ -300,20 +301,19 @@ class Images:
         store = self._store
         home = parse_reference(order.repository)
         form = _form(order.compression, order.level)
-        async with self._making:
-            layers = await while_wanted(chains.make_layers, store, order.refs, form)
         meter = Meter(on_share)
-        meter.total = sum(layer.size for layer in layers)
-        digests = [layer.digest for layer in layers]
         sources: dict[str, str] = {}
         with ExitStack() as holds:
+            async with self._making:
+                layers = await while_wanted(chains.make_layers, store, order.refs, form, holds)
+            meter.total = sum(layer.size for layer in layers)
+            digests = [layer.digest for layer in layers]
             for other in order.others:
                 lacking = await self._carry(other, home, order.credential, holds)
                 digests += lacking
                 host, _, path = other.repository.partition("/")
                 if host == home.host:
                     sources |= dict.fromkeys(lacking, path)
-            holds.enter_context(store.blobs.holding(digests))
             async with self._client(order.credential) as client:
                 await self._pushes().push_blobs(client, home, digests, sources, meter.add)
         return LayersPushed(tuple(layers), meter.done)

@@ -379,13 +379,19 @@ class Service(msgspec.Struct):
 
     def _show_layers(self, body: orders.OfferLayers) -> "_Layers":
         store = self.store
-        held = [store.refs.get(ref) for ref in body.refs]
         find = chains.layer_of if body.blobs_only else chains.movable_layer_of
-        layers = [find(store, one) for one in held]
-        found = [None if body.blobs_only else skeletons.find(store, one) for one in layers]
-        blobs = chains.blob_tree(store, [*layers, *(one for one in found if one is not None)])
+
+        def find_all() -> list[Layer]:
+            layers = [find(store, store.refs.get(ref)) for ref in body.refs]
+            return [*layers, *filter(None, (skeleton_of(one) for one in layers))]
+
+        def skeleton_of(layer: Layer) -> Layer | None:
+            return None if body.blobs_only else skeletons.find(store, layer)
+
         with contextlib.ExitStack() as stack:
-            stack.enter_context(store.blobs.holding([one.digest for one in layers]))
+            held = chains.held_layers(store, find_all, stack)
+            blobs, layers = chains.blob_tree(store, held), held[: len(body.refs)]
+            found = [skeleton_of(one) for one in layers]
             parts = tuple(
                 # The whole tree has all that the layer's skeleton refers to.
                 None if one is None else (one, stack.enter_context(store.view(ref)))

@@ -273,7 +273,7 @@ async def test_what_is_being_opened_is_closed(
 ) -> None:
     async with Side(tmp_path / "worker", snapshotter=None) as side:
         info = side.commit(FILES)
-        chains.make_layers(side.store, [info.ref])
+        chains.layer_of(side.store, side.store.refs.get(info.ref))
         places: dict[str, object] = {
             "view": side.store.snapshots,
             "make_work": side.store,

@@ -6,6 +6,7 @@ worker that the ref comes to (``arrivals``), so each exports the same image.
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -43,19 +44,34 @@ _NO_STRANGERS: Final = Limits()
 # --- making blobs -----------------------------------------------------------------------------
 
 
+def held_layers(store: Store, find: Callable[[], list[Layer]], holds: ExitStack) -> list[Layer]:
+    """Return the layers that ``find`` finds or makes; their blobs stay while ``holds`` is open. Blocks.
+
+    What nobody held yet may have been pruned meanwhile: it is found, or made, once more.
+    """
+    layers: list[Layer] = []
+    while (found := find()) != layers:
+        layers = found
+        holds.enter_context(store.blobs.holding([layer.digest for layer in layers]))
+    return layers
+
+
 def make_layers(
-    store: Store, refs: Sequence[Digest], form: LayerForm = USUAL_FORM
+    store: Store, refs: Sequence[Digest], form: LayerForm, holds: ExitStack
 ) -> list[Layer]:
     """Return the layer of each ref, its blob in the store: made now if it never was. Blocks.
 
-    With ``form`` those that this project made are in that form.
+    With ``form`` those that this project made are in that form. They stay while ``holds`` is open.
 
     Raises:
         RefMissing: a ref is not here.
         BlobMissing: a layer came here without its blob, which cannot be made again.
     """
-    held = [store.refs.get(ref) for ref in refs]
-    return [layer_as(store, one, form) for one in held]
+
+    def find() -> list[Layer]:
+        return [layer_as(store, store.refs.get(ref), form) for ref in refs]
+
+    return held_layers(store, find, holds)
 
 
 def layer_of(store: Store, held: HeldRef) -> Layer:

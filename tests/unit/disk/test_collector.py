@@ -2,12 +2,14 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from filesync.digest import Digest
+from worker import exports
 from worker.garbage.collector import BEING_READ, BY_BUILD, LAST_COPY, ON_ITS_WAY, Collector
 from worker.layers import LayerForm
 from worker.moving import skeletons
@@ -17,7 +19,7 @@ from worker.store.refs import RefMissing
 from worker.store.results import keep
 from worker.wire.disk import Holds, Kind, PrunePolicy, Usage
 from worker.wire.images import Compression
-from worker.wire.orders import RefInfo
+from worker.wire.orders import Export, ExportForm, Layer, RefInfo
 
 ALL = PrunePolicy()
 NOTHING = Holds()
@@ -151,6 +153,38 @@ def test_another_form_of_a_layer_goes_alone_only_where_another_worker_has_it(
     }
     assert own.digest in store.blobs
     assert pushed.digest not in store.blobs
+
+
+def test_what_an_export_is_made_of_stays_until_it_is_in_it(
+    store: Store, make: Callable[..., RefInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info = make("one")
+    first = layer_as(store, store.refs.get(info.ref), LayerForm(Compression.GZIP))
+    holds = Holds(refs=(info.ref,), copied=(first.digest,))  # as another worker has it, too
+    image_of, holding = exports.image_of, store.blobs.holding
+    went: list[int] = []
+
+    def prune() -> None:
+        went.append(sum(counts(pruned(store, holds)).values()))
+
+    def late_image(
+        layers: Sequence[Layer], config: bytes, told: dict[str, str]
+    ) -> exports.Image:
+        prune()
+        return image_of(layers, config, told)
+
+    def late_holding(digests: list[str]) -> AbstractContextManager[None]:
+        if not went:
+            prune()
+        return holding(digests)
+
+    monkeypatch.setattr(exports, "image_of", late_image)
+    monkeypatch.setattr(store.blobs, "holding", late_holding)
+    exported = exports.export(store, Export(info.ref, ExportForm.OCI))
+    with exported.stack:
+        name = first.digest.removeprefix("sha256:")
+        assert (exported.root / "blobs/sha256" / name).stat().st_size == first.size
+    assert went == [1, 0], "it went before it was held, and was made again"
 
 
 def test_a_skeleton_is_no_published_blob_and_goes_with_its_result_alone(
