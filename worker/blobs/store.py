@@ -18,7 +18,7 @@ import secrets
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
@@ -37,6 +37,10 @@ KEEP_PARTIAL_S: Final = 7 * 86400.0
 """What nobody has gone on with for so long is removed at the next start."""
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def _nobody_needs(_: str) -> bool:
+    return False
 
 
 class Partial(NamedTuple):
@@ -194,10 +198,13 @@ class BlobStore:
         except FileNotFoundError:
             return 0.0
 
-    def remove(self, digest: str) -> bool:
-        """Forget a blob, here or not; return False where somebody holds it, and it stays."""
+    def remove(self, digest: str, *, is_needed: Callable[[str], bool] = _nobody_needs) -> bool:
+        """Forget a blob, here or not; return False where somebody holds or needs it, and it stays.
+
+        Who has made something of a blob that it held is asked: nobody takes hold of it meanwhile.
+        """
         with self._lock:
-            if self.is_held(digest):
+            if self.is_held(digest) or is_needed(digest):
                 return False
             self._known.pop(digest, None)
             self._opened_s.pop(digest, None)

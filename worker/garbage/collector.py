@@ -13,7 +13,7 @@ from filesync.errors import LocalError, NodeMissing
 from worker.garbage.choice import Item, Key, Plan, choose, reasons
 from worker.snapshots import SnapshotInUse
 from worker.store import Store
-from worker.store.refs import SKELETON
+from worker.store.refs import SKELETON, HeldRef
 from worker.wire.disk import (
     MAX_SHOWN,
     REMOVABLE,
@@ -32,6 +32,7 @@ BEING_READ: Final = "it is being read"
 ON_ITS_WAY: Final = "it is being moved"
 LAST_COPY: Final = "the last copy, and its result is on another worker"
 IN_USE: Final = "a step uses it"
+USED_NOW: Final = "it has come into use"
 
 
 class Collector:
@@ -195,15 +196,16 @@ class Collector:
         """Remove what ``plan`` says, in its order; return what went and what did not.
 
         ``detached`` are the caches whose directories are out of the way, to be removed by the
-        caller. Whatever has come into use since the plan was made stays, with what it needs.
+        caller. Whatever has come into use since the plan was made stays, with what it needs, though
+        it is not in use any more: a result may have gone to a worker that has no more of it than its
+        tree, or have been made of a blob that nothing needed.
         """
         kept = list(plan.kept)
         gone: list[Item] = []
         needed: set[Key] = set()
-        for item in plan.remove:
-            why = (
-                "it has come into use" if item.key in needed else self._removed(item, detached)
-            )
+        # Blobs last: of which something is needed then is found once.
+        for item in sorted(plan.remove, key=lambda item: item.key.kind is Kind.BLOB):
+            why = USED_NOW if item.key in needed else self._removed(item, detached)
             if why:
                 kept.append((item, why))
                 needed.update(item.needs)
@@ -227,9 +229,16 @@ class Collector:
         store, (kind, id) = self._store, item.key
         match kind:
             case Kind.RESULT:
-                return "" if self._is_result_removed(Digest(bytes.fromhex(id))) else BEING_READ
+                held = store.refs.find(Digest(bytes.fromhex(id)))
+                if held is None:
+                    return ""
+                if store.refs.used_s(held.info) != item.used_s:
+                    return USED_NOW
+                return "" if self._is_result_removed(held) else BEING_READ
             case Kind.BLOB:
-                return "" if store.blobs.remove(id) else ON_ITS_WAY
+                if store.blobs.remove(id, is_needed=self._is_needed):
+                    return ""
+                return ON_ITS_WAY if store.blobs.is_held(id) else USED_NOW
             case Kind.PARTIAL:
                 return "" if self._is_partial_removed(id) else ON_ITS_WAY
             case Kind.SOURCE:
@@ -249,13 +258,13 @@ class Collector:
                 return True
         return False
 
-    def _is_result_removed(self, ref: Digest) -> bool:
+    def _is_needed(self, blob: str) -> bool:
+        return blob in self._store.refs.layer_blobs()
+
+    def _is_result_removed(self, held: HeldRef) -> bool:
         store = self._store
-        held = store.refs.find(ref)
-        if held is None:
-            return True
         # The ref goes first: a kill in between leaves a snapshot that start-up removes.
-        store.refs.remove(ref)
+        store.refs.remove(held.info.ref)
         try:
             store.snapshots.remove(held.snapshot)
         except SnapshotInUse:

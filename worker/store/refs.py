@@ -85,6 +85,8 @@ class RefStore:
         self._held = {held.info.ref: held for held in decoded}
         self._used_s: dict[Digest, float] = dict(used)
         self._written_s = dict(self._used_s)
+        self._changes = 0
+        self._layer_blobs: tuple[int, frozenset[str]] | None = None
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -197,6 +199,7 @@ class RefStore:
                 "INSERT OR REPLACE INTO variants VALUES (?, ?, ?)",
                 (digest, form, msgspec.msgpack.encode(layer)),
             )
+            self._changes += 1
 
     def variants(self) -> list[tuple[str, str, str]]:
         """Return (digest of a layer, form, digest of it in that form) of all."""
@@ -205,6 +208,18 @@ class RefStore:
             rows = self._db.execute(query).fetchall()
             decode = msgspec.msgpack.Decoder(Layer).decode
             return [(digest, form, decode(layer).digest) for digest, form, layer in rows]
+
+    def layer_blobs(self) -> frozenset[str]:
+        """Return the blobs that are the layers of refs here now, or the skeletons of these."""
+        changes = self._changes
+        if self._layer_blobs is None or self._layer_blobs[0] != changes:
+            held = [*self._held.values()]
+            layers = {one.info.layer.digest for one in held if one.info.layer}
+            for layer, form, digest in self.variants():
+                if form == SKELETON and layer in layers:
+                    layers.add(digest)
+            self._layer_blobs = changes, frozenset(layers)
+        return self._layer_blobs[1]
 
     def forget_variants(self, is_blob_here: Callable[[str], bool]) -> None:
         """Forget other forms of layers that no ref here has, and whose blobs are not here either."""
@@ -242,6 +257,7 @@ class RefStore:
             self._held.pop(ref, None)
             self._used_s.pop(ref, None)
             self._written_s.pop(ref, None)
+            self._changes += 1
 
     def _change(self, ref: Digest, **changes: object) -> HeldRef:
         # One that is removed meanwhile must not come back: its snapshot goes next.
@@ -268,6 +284,7 @@ class RefStore:
                 (held.info.ref, held.snapshot, msgspec.msgpack.encode(held.info)),
             )
         self._held[held.info.ref] = held
+        self._changes += 1
 
     def _using(self) -> AbstractContextManager[None]:
         return using(self._path, remedy=_REMEDY)

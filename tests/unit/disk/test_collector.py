@@ -10,10 +10,17 @@ import pytest
 
 from filesync.digest import Digest
 from worker import exports
-from worker.garbage.collector import BEING_READ, BY_BUILD, LAST_COPY, ON_ITS_WAY, Collector
+from worker.garbage.collector import (
+    BEING_READ,
+    BY_BUILD,
+    LAST_COPY,
+    ON_ITS_WAY,
+    USED_NOW,
+    Collector,
+)
 from worker.layers import LayerForm
 from worker.moving import skeletons
-from worker.moving.chains import layer_as, layer_of
+from worker.moving.chains import apply_blob, layer_as, layer_of
 from worker.store import Store
 from worker.store.refs import RefMissing
 from worker.store.results import keep
@@ -94,9 +101,44 @@ def test_a_result_that_comes_into_use_after_the_plan_stays_and_so_does_its_paren
     with store.view(top.ref):
         usage = collector.remove(plan, (), verbose=True)
         assert usage.refs == ()
-    assert [item.why for item in usage.items] == [BEING_READ, "it has come into use"]
+    assert [item.why for item in usage.items] == [USED_NOW, USED_NOW]
     with store.view(top.ref) as tree:
         assert (tree.root / "base").exists()
+
+
+def test_a_result_that_was_used_after_the_plan_stays_with_its_layer(
+    store: Store, make: Callable[..., RefInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # It may have gone to a worker that has nothing else of it, and counts on this one.
+    made = make("made")
+    layer = layer_of(store, store.refs.get(made.ref))
+    collector = Collector(store)
+    plan = collector.plan([ALL], Holds(), ())
+    later_s = time.time() + 1
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    with store.view(made.ref):
+        pass
+    assert collector.remove(plan, (), verbose=False).refs == ()
+    assert layer.digest in store.blobs
+    assert pruned(store).refs == (made.ref,)
+
+
+def test_a_blob_of_which_a_result_was_made_after_the_plan_stays(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    def apply(layer: Layer) -> RefInfo:
+        with store.blobs.holding([layer.digest]):
+            return apply_blob(store, layer, None, ())
+
+    layer = layer_of(store, store.refs.get(make("made").ref))
+    pruned(store, Holds(last_copies=(layer.digest,)))
+    collector = Collector(store)
+    plan = collector.plan([ALL], Holds(), ())
+    info = apply(layer)
+    usage = collector.remove(plan, (), verbose=True)
+    assert [item.why for item in usage.items] == [USED_NOW]
+    assert layer_of(store, store.refs.get(info.ref)) == layer
+    assert layer.digest in store.blobs
 
 
 def test_a_result_that_goes_while_somebody_takes_it_is_said_to_be_missing_here(
