@@ -90,10 +90,13 @@ class Pruning:
             holders = await self._holders()
             for worker in list(self._shared.cluster):
                 try:
-                    holds = self._holds(worker, holders)
                     if policies is None:
+                        holds = self._holds(worker, holders)
                         usage = await self._told(worker, ReadUsage(holds, verbose))
                     else:
+                        # What it has made while others were pruned may have come to these.
+                        holders[worker.name] = await self._holder(worker)
+                        holds = self._holds(worker, holders)
                         usage = await self._told(worker, Prune(policies, holds, verbose))
                         holders[worker.name] = await self._holder(worker)
                     found.append((worker.name, usage))
@@ -106,7 +109,11 @@ class Pruning:
     def _holds(self, worker: WorkerLink, holders: dict[str, Holder]) -> Holds:
         if worker.name not in holders:
             raise Unavailable(f"worker {worker.name} does not say what it holds")
-        return holds_of(worker.name, holders, self._shared.leases.held(time.monotonic()))
+        now = dict(holders)
+        for other in self._shared.cluster:
+            said = holders[other.name].holdings if other.name in holders else Holdings()
+            now[other.name] = Holder(said, frozenset(other.refs))
+        return holds_of(worker.name, now, self._shared.leases.held(time.monotonic()))
 
     async def _holders(self) -> dict[str, Holder]:
         """Ask every worker what it holds; one that does not answer is left out."""

@@ -44,6 +44,22 @@ async def test_of_two_workers_with_a_blob_the_second_is_told_that_it_has_the_las
     assert told(second) == [Holds(last_copies=(LAYER,))]
 
 
+async def test_what_has_moved_while_others_were_pruned_is_known_of(world: World) -> None:
+    first, second = world.worker("a"), world.worker("b")
+
+    def moved() -> Usage:
+        # It was made by the second one meanwhile, and came to the first without its blob.
+        second.holdings = Holdings((LAYER,), ((REF, LAYER),))
+        for worker in (first, second):
+            world.shared.cluster.add_ref(worker.link, INFO)
+        return Usage(())
+
+    first.answers = moved
+    second.says.append(Usage(()))
+    await Pruning(world.shared).prune(POLICY, verbose=False)
+    assert told(second) == [Holds(last_copies=(LAYER,))]
+
+
 def test_the_only_copy_of_a_form_is_kept_for_the_layer_of_a_result_that_lives_elsewhere() -> (
     None
 ):
