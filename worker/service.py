@@ -286,14 +286,13 @@ class Service(msgspec.Struct):
         store = self.store
         async with self._inputs(progress) as inputs, self.slots:
             (source,) = await inputs.bring_all([body.input])
-            with store.blobs.holding([layer.digest for layer in body.layers]):
-                info = await while_wanted(
-                    imports.import_layers,
-                    store,
-                    body.layers,
-                    GivenBlobs(source.tree),
-                    body.keys,
-                )
+            info = await while_wanted(
+                imports.import_layers,
+                store,
+                body.layers,
+                GivenBlobs(source.tree),
+                body.keys,
+            )
             below = tuple(held.info for held in store.refs.chain(info.ref)[:-1])
             return Ran(info, below, inputs.reports)
 

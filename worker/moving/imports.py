@@ -31,9 +31,8 @@ def import_image(
         ImageMalformed: a blob is missing, or is not what its digest says.
     """
     blobs = GivenBlobs(layout, b"blobs/sha256")
-    manifest = _json(_take_blob(store, blobs, op.manifest, MAX_JSON_BYTES), store)
-    config_digest = _text(manifest.get("config"), "digest")
-    config = _json(_take_blob(store, blobs, config_digest, MAX_JSON_BYTES), store)
+    manifest = _json(store, blobs, op.manifest)
+    config = _json(store, blobs, _text(manifest.get("config"), "digest"))
     rootfs = config.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     descriptors = manifest.get("layers")
@@ -64,13 +63,15 @@ def import_layers(
     """
     parent: Digest | None = None
     info: RefInfo | None = None
-    for told in layers:
-        blob = _take_blob(store, blobs, told.digest, None)
-        layer = msgspec.structs.replace(told, size=blob.size)
-        info = store.refs.find_child(parent, layer) or chains.apply_blob(
-            store, layer, parent, (), limits=limits_of(blob.size)
-        )
-        parent = info.ref
+    # One that is here may be what nothing needs so far.
+    with store.blobs.holding([layer.digest for layer in layers]):
+        for told in layers:
+            blob = _take_blob(store, blobs, told.digest, None)
+            layer = msgspec.structs.replace(told, size=blob.size)
+            info = store.refs.find_child(parent, layer) or chains.apply_blob(
+                store, layer, parent, (), limits=limits_of(blob.size)
+            )
+            parent = info.ref
     assert info is not None
     store.refs.add_keys(info.ref, keys)
     return store.refs.get(info.ref).info
@@ -84,14 +85,17 @@ def _take_blob(store: Store, blobs: GivenBlobs, digest: str, max_size: int | Non
         return store.blobs.ingest(file, digest=digest, max_size=max_size)
 
 
-def _json(blob: Blob, store: Store) -> dict[str, Any]:
-    with store.blobs.open(blob.digest) as file:
-        try:
-            value = json.loads(file.read(MAX_JSON_BYTES))
-        except (ValueError, RecursionError) as exc:
-            raise ImageMalformed(f"{blob.digest} is not JSON: {exc}") from exc
+def _json(store: Store, blobs: GivenBlobs, digest: str) -> dict[str, Any]:
+    with store.blobs.holding([digest]):
+        _take_blob(store, blobs, digest, MAX_JSON_BYTES)
+        with store.blobs.open(digest) as file:
+            text = file.read(MAX_JSON_BYTES)
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ImageMalformed(f"{digest} is not JSON: {exc}") from exc
     if not isinstance(value, dict):
-        raise ImageMalformed(f"{blob.digest} is not a JSON object")
+        raise ImageMalformed(f"{digest} is not a JSON object")
     return value
 
 

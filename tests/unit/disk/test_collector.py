@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, put
 from worker import exports
 from worker.garbage.collector import (
     BEING_READ,
@@ -18,10 +19,12 @@ from worker.garbage.collector import (
     USED_NOW,
     Collector,
 )
-from worker.layers import LayerForm
-from worker.moving import skeletons
+from worker.layers import LayerForm, Limits
+from worker.moving import chains, skeletons
 from worker.moving.chains import apply_blob, layer_as, layer_of
-from worker.store import Store
+from worker.moving.given import GivenBlobs
+from worker.moving.imports import import_layers
+from worker.store import Store, TreeView
 from worker.store.refs import RefMissing
 from worker.store.results import keep
 from worker.wire.disk import Holds, Kind, PrunePolicy, Usage
@@ -139,6 +142,27 @@ def test_a_blob_of_which_a_result_was_made_after_the_plan_stays(
     assert [item.why for item in usage.items] == [USED_NOW]
     assert layer_of(store, store.refs.get(info.ref)) == layer
     assert layer.digest in store.blobs
+
+
+def test_a_blob_of_which_a_result_is_just_made_stays(
+    store: Store, make: Callable[..., RefInfo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = layer_of(store, store.refs.get(make("made").ref))
+    pruned(store, Holds(last_copies=(layer.digest,)))
+    unpack = chains.apply_blob
+
+    def late_unpack(
+        store: Store, layer: Layer, parent: None, keys: Sequence[Digest], *, limits: Limits
+    ) -> RefInfo:
+        pruned(store)
+        return unpack(store, layer, parent, keys, limits=limits)
+
+    monkeypatch.setattr(chains, "apply_blob", late_unpack)
+    nothing = Manifest(put(store.nodes, EMPTY_DIRECTORY), store.nodes)
+    given = GivenBlobs(TreeView(nothing, store.work))
+    info = import_layers(store, [layer], given, ())
+    assert layer.digest in store.blobs
+    assert info.layer == layer
 
 
 def test_a_result_that_goes_while_somebody_takes_it_is_said_to_be_missing_here(
