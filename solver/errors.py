@@ -1,5 +1,6 @@
 """What can go wrong in a build, by what the caller does about it."""
 
+from asyncio import CancelledError
 from typing import Final
 
 from filesync.errors import FilesyncError, Unavailable
@@ -152,3 +153,12 @@ class BuildError(FilesyncError):
 
     def __str__(self) -> str:
         return f"{self.detail}\n{self.tail}".rstrip() if self.tail else self.detail
+
+
+def first_failure(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first real failure of a group, however deep."""
+    for exc in group.exceptions:
+        found = first_failure(exc) if isinstance(exc, BaseExceptionGroup) else exc
+        if not isinstance(found, CancelledError):
+            return found
+    return group.exceptions[0]

@@ -20,7 +20,7 @@ from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import Manifest
 from filesync.transfer.threads import in_thread
-from solver.errors import WORKERS_OWN, NoWorker, OrderFailed, StepFailed
+from solver.errors import WORKERS_OWN, NoWorker, OrderFailed, StepFailed, first_failure
 from solver.graph import Vertex, above_ignored
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
@@ -96,8 +96,16 @@ class Build:
             async with self._group:
                 solved = await self._held(self._graph.target)
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            raise first_failure(group) from None
         return solved
+
+    async def bring_images(self) -> None:
+        """Have the images that come whole brought again, with blobs that nobody has any more."""
+        for position, vertex in enumerate(self._graph.vertices):
+            if isinstance(vertex.op, ImageOp) and position not in self._image_parts:
+                inputs = [await self._solve(one) for one in vertex.inputs]
+                parts = await in_thread(self._select, position, inputs)
+                await self._run(position, parts, self._keys_of(position, parts))
 
     def is_known(self, position: int) -> bool:
         """Whether a worker holds the result of a step, by its definition."""
@@ -196,12 +204,11 @@ class Build:
         """Find a step's result by what it reads now, or run it."""
         vertex = self._graph.vertices[position]
         parts = await self._parts(position)
-        contents = [part.read.content for part in parts]
-        keys = (self._keys[position], content_key(vertex.op, contents))
+        keys = self._keys_of(position, parts)
         if cacheable:
             if found := await self._find_by_content(position, keys):
                 return found
-            known = self.caches.by_content(position, contents)
+            known = self.caches.by_content(position, [part.read.content for part in parts])
             if brought := await self._import(position, keys, known):
                 return brought
         self._deciding.end(position)
@@ -213,6 +220,10 @@ class Build:
             # Its result is a source of this build's own, and no other build's.
             return await self._run(position, parts, keys)
         return await self._fly(position, parts, keys)
+
+    def _keys_of(self, position: int, parts: Sequence[Part]) -> Keys:
+        op = self._graph.vertices[position].op
+        return self._keys[position], content_key(op, [part.read.content for part in parts])
 
     async def _parts(self, position: int) -> list[Part]:
         """Solve a step's inputs and return what the step reads of each."""
@@ -484,12 +495,3 @@ def _start_one(constraints: Sequence[tuple[str, str]]) -> str:
     labels = "".join(f" --label {key}={value}" for key, value in constraints)
     other = ", or leave --place out" if labels else ""
     return f"start one with `filesync worker --manager …{labels}`{other}"
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    """Return the first real failure of a group, however deep."""
-    for exc in group.exceptions:
-        found = _first(exc) if isinstance(exc, BaseExceptionGroup) else exc
-        if not isinstance(found, asyncio.CancelledError):
-            return found
-    return group.exceptions[0]

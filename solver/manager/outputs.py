@@ -14,7 +14,7 @@ from solver.manager.build import ATTEMPTS, Build
 from solver.manager.caches.making import make_cache, with_inline_cache
 from solver.manager.caches.pushing import push_cache
 from solver.manager.images import only_pushed, push_order, relay_order
-from solver.manager.moving.blobs import call_with_blobs
+from solver.manager.moving.blobs import BLOB_MISSING, call_with_blobs
 from solver.manager.moving.offers import REF_MISSING, quietly
 from solver.manager.outbox import Outbox
 from solver.manager.shared import Shared, Solved
@@ -51,6 +51,7 @@ class Outputs:
         self._pushed: list[Pushed] = []
         self._caches: list[CacheMade] = []
         self._caches_pushed: list[CachePushed] = []
+        self._are_images_brought = False
 
     async def make(self, build: Build) -> Built:
         """Have the target solved and make all of it, or push it on where nobody need have it.
@@ -73,10 +74,10 @@ class Outputs:
                 misses += 1
                 if solved.ref is None or misses == ATTEMPTS:
                     raise
-                if isinstance(exc, OrderFailed):
-                    if exc.reason != REF_MISSING:
-                        raise
-                    self._forget(exc.worker, solved.ref)
+                if isinstance(exc, OrderFailed) and not await self._help(
+                    build, exc, solved.ref
+                ):
+                    raise
                 solved = await build.solve_target()
 
     async def release(self) -> None:
@@ -124,11 +125,20 @@ class Outputs:
             caches_pushed=tuple(self._caches_pushed),
         )
 
-    def _forget(self, worker: str, ref: Digest) -> None:
-        """Take a worker's word that it does not hold ``ref``."""
-        link = self._shared.cluster.named(worker)
-        if link is not None:
+    async def _help(self, build: Build, failure: OrderFailed, ref: Digest) -> bool:
+        """Do what may help where the result ``ref`` could not be had of a worker; False if nothing may.
+
+        A result can outlive an image's blob: its worker was away while others were pruned, or its
+        disk has lost it.
+        """
+        if failure.reason == BLOB_MISSING and not self._are_images_brought:
+            self._are_images_brought = True
+            await build.bring_images()
+            return True
+        link = self._shared.cluster.named(failure.worker)
+        if failure.reason == REF_MISSING and link is not None:
             self._shared.cluster.forget(link, [ref])
+        return failure.reason == REF_MISSING
 
     def _holder(self, solved: Solved, what: str) -> tuple[Digest, WorkerLink]:
         """Return the result and a worker that has it.

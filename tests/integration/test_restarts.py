@@ -145,3 +145,21 @@ def test_a_worker_whose_state_is_removed_ends_and_says_so(
     said = (cluster.root / "w1.log").read_text()
     assert "w1 was removed while this worker had its state there; start it again" in said
     assert "Traceback" not in said
+
+
+def test_an_image_whose_blobs_a_worker_has_lost_is_brought_again(
+    cluster: Cluster, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    root = context("FROM base\nRUN echo made > /made\n")
+    words = ("--build-context", base, "-o", f"type=oci,tar=false,dest={tmp_path / 'out'}")
+    first = cluster.build(root, *words)
+    (worker,) = {step["worker"] for step in first.metadata["filesync"]["steps"]}
+    cluster.kill(worker)
+    for path in Path(base.partition("://")[2], "blobs/sha256").iterdir():
+        (cluster.root / worker / "blobs/blobs/sha256" / path.name).unlink(missing_ok=True)
+    cluster.start_worker(worker)
+    cluster.wait_for_workers()
+    again = cluster.build(root, *words)
+    assert again.step("RUN")["cached"], "its result is there"
+    digests = [built.metadata["containerimage.digest"] for built in (first, again)]
+    assert digests[0] == digests[1]
