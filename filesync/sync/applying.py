@@ -239,7 +239,7 @@ def scan_target(target: Target | None, part: Part, nodes: Nodes, options: Option
     return scan_place(
         target.place,
         nodes,
-        filter=unseen_filter(part, options),
+        filter=options.unseen(part.prefix),
         caches=options.used_caches,
         named=named_at_target(delete=options.delete),
         mounts=options.mounts_there,
@@ -303,12 +303,6 @@ def _gone(path: bytes) -> Change:
     return change
 
 
-def unseen_filter(part: Part, options: Options) -> Filter:
-    """Return what a scan of where a part goes to leaves out."""
-    # What is to be left alone is not looked at, unless a directory may go in which it is.
-    return Filter(options.unseen, root=part.prefix)
-
-
 def plan_part(
     target: Target | None,
     part: Part,
@@ -349,7 +343,7 @@ def plan_part(
         given,
         nodes,
         removal=removal,
-        unseen=unseen_filter(part, options),
+        unseen=options.unseen(part.prefix),
     )
     if target is not None:
         plan, unwritable = around_unwritable(target.place.root, plan, nodes)

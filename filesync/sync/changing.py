@@ -61,7 +61,7 @@ class Attempts:
         self._partial += 1
         rules = only(behind) if behind and self._partial >= FEW_WHOLE else None
         listed = self.options.listed and self.options.listed.narrowed(behind)
-        if rules is None or (listed is not None and listed.rules is None):
+        if rules is None:
             return self._partial < MAX_WHOLE
         if self._partial >= FEW_WHOLE + MAX_NARROW:
             return False

@@ -7,26 +7,21 @@ slash at its end with the names in it, and where ``all_below`` is asked for both
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
 
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import is_below
 from filesync.errors import UsageError
 from filesync.find import clean
 from filesync.manifest import Manifest
-from filesync.sync.filter import MAX_ONLY_BYTES, MAX_RULES, Filter, all_in, literal
+from filesync.sync.filter import Filter
 from filesync.sync.part import Part
-
-_SPARE_RULES: Final = 100
-"""Of those that a machine takes, for the user's own."""
 
 
 class Listed:
     """What some paths list.
 
     Attributes:
-        rules: rules that leave out all else (see ``filter``); None if there are none that another machine would take.
-        leading: rules that let through the directories on the way, whatever others say; none if ``rules`` is None.
+        all_below: with each directory comes all that is in it.
     """
 
     def __init__(self, paths: Iterable[bytes], *, all_below: bool = False) -> None:
@@ -35,6 +30,7 @@ class Listed:
         Raises:
             UsageError: one has '/./' inside, before which rsync leaves all out.
         """
+        self.all_below = all_below
         self._given: set[bytes] = set()
         self._open: set[bytes] = set()
         self._above: set[bytes] = set()
@@ -49,9 +45,8 @@ class Listed:
                 self._open.add(given)
             if names:
                 self._given.add(given)
-                self._above |= {b"/".join(names[:count]) for count in range(1, len(names))}
+                self._lead_to(given)
         self._full = (self._given | self._open) if all_below else set()
-        self.leading, self.rules = self._as_rules()
 
     def __bool__(self) -> bool:
         """Say whether anything is listed."""
@@ -68,6 +63,11 @@ class Listed:
         """Return a list of ``paths`` alone, which are of this one."""
         return Listed(paths)
 
+    def paths(self) -> list[bytes]:
+        """Return paths that list the same, ascending."""
+        inside = {path + b"/" if path else b"." for path in self._open}
+        return sorted(inside | (self._given - self._open))
+
     def of(self, path: bytes, dest: bytes) -> tuple[list[bytes], bytes]:
         """Return what is to be synced for the directory ``path``, and to where instead of ``dest``.
 
@@ -75,7 +75,7 @@ class Listed:
         they are.
         """
         above = _as_directory(path)
-        names = sorted({one.split(b"/")[0] for one in self._given})
+        names = sorted({one.partition(b"/")[0] for one in self._given})
         sources = [above] if b"" in self._open else [above + name for name in names]
         return sources, _as_directory(dest)
 
@@ -132,25 +132,10 @@ class Listed:
             if not is_below(path, unreadable.keys()) and not _is_left_out(filter, path)
         }
 
-    def _as_rules(self) -> tuple[tuple[bytes, ...], tuple[bytes, ...] | None]:
-        """Return what ``leading`` and ``rules`` say."""
-        if len(self._given) > MAX_RULES:
-            return (), None
-        above = list(map(literal, sorted(self._above)))
-        inside = [all_in(path) for path in sorted(self._open | self._full) if path]
-        if self._full:
-            inside = [rule and rule + b"*" for rule in inside]
-        if b"" in self._open:
-            inside.append(b"- /**" if self._full else b"- /*")
-        found = [*map(literal, sorted(self._given)), *inside]
-        if None in above or None in found:
-            return (), None
-        leading = tuple(b"+" + rule[1:] + b"/" for rule in above if rule)
-        rules = (*leading, *(b"+" + rule[1:] for rule in found if rule), b"- *")
-        is_much = len(rules) + len(leading) > MAX_RULES - _SPARE_RULES
-        if is_much or sum(map(len, leading + rules)) > MAX_ONLY_BYTES:
-            return (), None
-        return leading, rules
+    def _lead_to(self, path: bytes) -> None:
+        """Have the directories above ``path`` come, whatever else is in them."""
+        while (path := path.rpartition(b"/")[0]) and path not in self._above:
+            self._above.add(path)
 
 
 def _is_left_out(filter: Filter, path: bytes) -> bool:

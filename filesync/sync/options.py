@@ -134,13 +134,10 @@ class Options(msgspec.Struct, frozen=True):
         listed = None if self.listed is None else self.listed.leaves_out
         return Filter(self.rules, root=root, before=listed)
 
-    @property
-    def unseen(self) -> tuple[bytes, ...]:
-        """The rules that say what is not even looked at where a sync goes."""
-        if self.delete:
-            return ()
-        listed = self.listed.rules if self.listed else None
-        return self.rules + (listed or ())
+    def unseen(self, root: bytes = b"") -> Filter:
+        """Return what is not even looked at where a source goes; ``root`` as for ``filter``."""
+        # What is to be left alone is not, unless a directory may go in which it is.
+        return Filter(()) if self.delete else self.filter(root)
 
     def unmet(self, parts: "Iterable[Part]", missing: Iterable[bytes]) -> Mapping[bytes, int]:
         """Return what is ``listed`` and of no part, but for what is ``missing``; see there."""

@@ -5,9 +5,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from time import monotonic
-from typing import TYPE_CHECKING
-
-from msgspec.structs import replace
 
 from filesync.ending import cleaned_up_when_ended
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, UsageError
@@ -16,9 +13,6 @@ from filesync.sync.options import Options
 from filesync.sync.places import is_remote
 from filesync.sync.saying.shown import ShownProgress
 from filesync.sync.saying.stats import SyncStats
-
-if TYPE_CHECKING:
-    from filesync.sync.listed import Listed
 
 log = logging.getLogger(__name__)
 
@@ -77,10 +71,8 @@ def run(
                 "either all sources or the destination may be on another machine; "
                 "the other side must be on this one"
             )
-        if options.listed is not None:
-            _check_list(options.listed, options.rules, is_far=any(remote))
-            if not options.listed:
-                return SyncStats()
+        if options.listed is not None and not options.listed:
+            return SyncStats()
         attempts = Attempts(options)
         attempt = _remote if any(remote) or is_remote(dest) else _local
         done = SyncStats()
@@ -134,25 +126,5 @@ def _remote(
         return run_command(sync_to(here, target, options, progress=progress))
     there = [one for one in map(parse, sources) if isinstance(one, Remote)]
     if options.listed is not None:
-        paths, target = options.listed.of(there[0].path, target)
-        there = [there[0]._replace(path=path) for path in paths]
-        rules = (*options.listed.leading, *options.rules, *(options.listed.rules or ()))
-        options = replace(options, rules=rules)
+        _, target = options.listed.of(there[0].path, target)
     return run_command(sync_from(there, target, options, progress=progress))
-
-
-def _check_list(listed: "Listed", rules: Sequence[bytes], *, is_far: bool) -> None:
-    """Check that what is listed can be found where it is, which may be far.
-
-    Raises:
-        UsageError: it cannot.
-    """
-    if is_far and listed.rules is None:
-        raise UsageError(
-            "that is more than another machine can be asked for by a list; run this there, with DST here, "
-            "or leave --files-from out"
-        )
-    if is_far and any(rule.startswith(b"+ ") for rule in rules):
-        raise UsageError(
-            "--include would take more than is listed from another machine; leave it, or --files-from, out"
-        )

@@ -15,6 +15,7 @@ from filesync.sync.owner import MAX_ID, given_to, look_up
 from filesync.sync.part import Part
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.edits import pack_edits, pack_remains, unpack_edits, unpack_remains
+from filesync.sync.remote.lists import unpack_list
 from filesync.sync.remote.nodes import NodeFetch, answer_deltas, answer_nodes
 from filesync.sync.source import is_named
 from filesync.transfer.coding import delta, edit
@@ -82,6 +83,7 @@ def seeds() -> list[bytes]:
     requests: list[wire.Request] = [
         wire.Look(PATHS, rules, True),
         wire.Look(PATHS, one_file_system=2, unites=True),
+        wire.Look(PATHS[:1], listed=fields.Listed(b"a/b\0c/\0.", 8, all_below=True)),
         wire.Prepare(b"a", (b"x", b"y"), b"in", rules=rules, mounts=True),
         wire.Prepare(b"a", owner=fields.OwnerNames("12", "34")),
         wire.Scan(TOKEN),
@@ -156,6 +158,11 @@ def _answer(request: wire.Request) -> None:
         case wire.Prepare(owner=fields.OwnerNames(user, group)):
             known = look_up(OwnerNames(user, group))
             assert all(one is None or 0 <= one <= MAX_ID for one in known)
+        case wire.Look(paths, listed=fields.Listed() as told):
+            listed = unpack_list(told)
+            filter = Filter((), before=listed.leaves_out)
+            for path in listed.of(paths[0], b"")[0]:
+                filter.excludes(path, True)
         case wire.Look(paths, rules) | wire.Prepare(names=paths, rules=rules):
             filter = Filter(rules)
             for path in paths:

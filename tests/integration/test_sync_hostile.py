@@ -44,6 +44,7 @@ from filesync.manifest import (
 from filesync.manifest.pack import pack_directories, pack_nodes
 from filesync.sync import scanning, unwritable
 from filesync.sync.filter import Filter
+from filesync.sync.listed import Listed
 from filesync.sync.options import NewOwner, Options, OwnerNames
 from filesync.sync.places import Place, ServedPlaces
 from filesync.sync.plan import Plan
@@ -93,7 +94,8 @@ class LyingServer:
         self.asked.append(request)
         match request:
             case wire.Look():
-                return wire.encode(wire.Found(self.parts)), b""
+                is_of_list = request.listed is not None
+                return wire.encode(wire.Found(self.parts, is_of_list=is_of_list)), b""
             case wire.Scan():
                 assert self.plane is not None
                 if request.grows:
@@ -208,7 +210,6 @@ def test_a_server_that_gives_what_it_was_told_to_leave_out_is_refused(
     evil: Path,
     tmp_path: Path,
 ) -> None:
-    """Nor what no list names: another machine is asked for a list by rules."""
     (evil / "d").mkdir()
     for name in ("in", "deep"):
         (evil / "d" / name).write_text("planted")
@@ -222,6 +223,23 @@ def test_a_server_that_gives_what_it_was_told_to_leave_out_is_refused(
     filter = Filter(rules)
     for path in map(os.fsencode, names_below(tmp_path / "home") - before):
         assert not filter.excludes(path, is_directory=False)
+
+
+@either
+def test_a_server_that_gives_what_no_list_names_is_refused(
+    grows: bool, evil: Path, tmp_path: Path
+) -> None:
+    (evil / "d").mkdir()
+    for name in ("in", "deep"):
+        (evil / "d" / name).write_text("planted")
+    (tmp_path / "home").mkdir()
+    if not grows:
+        occupy(tmp_path / "home")
+    part = fields.Part(TOKEN, b"", (b"d", b"f"), trees=True)
+    options = Options(listed=Listed([b"f", b"d/in"]))
+    error = LyingServer(evil, part).gives([b"x"], tmp_path / "home", options)
+    assert type(error) is UnexpectedMessage
+    assert "d/deep" not in names_below(tmp_path / "home")
 
 
 @pytest.mark.parametrize("delete", [True, False])

@@ -81,7 +81,8 @@ async def sync_from(
 ) -> SyncStats:
     """Make ``dest`` on this machine hold what ``sources`` on one server have.
 
-    Trailing slashes mean what they do in ``sync_local``.
+    Trailing slashes mean what they do in ``sync_local``. With ``options.listed`` there is one source, the
+    directory that the list is of.
 
     Raises:
         UsageError: the sources are not all on one server, or it is asked for more than a server takes.
@@ -117,7 +118,7 @@ async def sync_to(
 ) -> SyncStats:
     """Make ``dest`` on a server hold what ``sources`` on this machine have.
 
-    Trailing slashes mean what they do in ``sync_local``.
+    Trailing slashes mean what they do in ``sync_local``. With ``options.listed`` they are those that it is ``of``.
 
     Raises:
         UsageError: it is asked for more than a server takes.

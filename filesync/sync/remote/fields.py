@@ -31,6 +31,15 @@ MAX_BEGUN: Final = 64
 MAX_EDITS: Final = 4096
 MAX_EDITS_BYTES: Final = 1 << 20
 MAX_EDITS_PAYLOAD_BYTES: Final = 256 << 10
+MAX_LISTED: Final = 1 << 15
+"""Paths in a list: one that is read takes ten megabytes at most, for"""
+MAX_LISTED_BYTES: Final = 1 << 20
+"""of paths,"""
+MAX_ABOVE_BYTES: Final = 4 << 20
+"""and what leads to them, counted for each."""
+MAX_LIST_PAYLOAD_BYTES: Final = 256 << 10
+MAX_TOPS: Final = 1 << 14
+"""Names that a list begins with."""
 
 Path = Annotated[bytes, msgspec.Meta(max_length=MAX_PATH_BYTES)]
 Name = Annotated[bytes, msgspec.Meta(max_length=255)]
@@ -43,15 +52,28 @@ Kind = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^[A-Za-z ]*\Z")]
 Tick = Annotated[int, msgspec.Meta(ge=1, le=1 << 32)]
 Number = Annotated[int, msgspec.Meta(ge=0, lt=MAX_PATHS)]
 Paths = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_PATHS)]
+Top = Annotated[int, msgspec.Meta(ge=0, lt=MAX_TOPS)]
 OneFileSystem = Annotated[int, msgspec.Meta(ge=0, le=2)]
 Numbers = Annotated[tuple[Number, ...], msgspec.Meta(max_length=MAX_PATHS)]
 Digests = Annotated[
     tuple[WireDigest, ...], msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES)
 ]
+Signed = Annotated[
+    tuple[tuple[WireDigest, Signatures], ...],
+    msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES),
+]
+NodeSizes = Annotated[
+    tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_NODE_BYTES)], ...],
+    msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES),
+]
+Named = Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)]
 Fresh = Annotated[tuple[tuple[Path, WireDigest], ...], msgspec.Meta(max_length=MAX_FRESH)]
 Begun = tuple[Path, Size, TimeNs]
+ManyBegun = Annotated[tuple[Begun, ...], msgspec.Meta(max_length=MAX_BEGUN)]
 Errno = Annotated[int, msgspec.Meta(ge=1, le=4095)]
+Missing = Annotated[dict[Top, Errno], msgspec.Meta(max_length=MAX_TOPS)]
 Reasons = Annotated[dict[Path, Errno], msgspec.Meta(max_length=MAX_NAMED)]
+NumberedReasons = Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)]
 Id = Annotated[int, msgspec.Meta(ge=0, le=0xFFFFFFFF)]
 Groups = Annotated[frozenset[Id], msgspec.Meta(max_length=MAX_GROUPS)]
 Writer = tuple[Id, Groups]
@@ -90,6 +112,20 @@ class Edits(msgspec.Struct, frozen=True):
     payload: Annotated[bytes, msgspec.Meta(max_length=MAX_EDITS_PAYLOAD_BYTES)]
     raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_EDITS_BYTES)]
     codec: Codec = Codec.RAW
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """Paths, each but the last before a NUL, coded; nothing else comes (see ``sync.listed``).
+
+    Attributes:
+        raw_bytes: of the payload, decompressed.
+        all_below: with each directory comes all that is in it.
+    """
+
+    payload: Annotated[bytes, msgspec.Meta(max_length=MAX_LIST_PAYLOAD_BYTES)]
+    raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_LISTED_BYTES + MAX_LISTED)]
+    codec: Codec = Codec.RAW
+    all_below: bool = False
 
 
 class Part(msgspec.Struct, frozen=True):

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from filesync.digest import Digest
 from filesync.disk.scanning.mounts import Mounts
 from filesync.entropy import random_bytes
@@ -22,6 +24,7 @@ from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import Peer, ask, tell, too_old, with_more
+from filesync.sync.remote.lists import pack_list
 from filesync.sync.remote.offered import Offered
 from filesync.sync.remote.sourcetrees import SourceTrees
 from filesync.sync.remote.telling import ADD_AFTER_S
@@ -60,6 +63,10 @@ class Giving:
         self.stats.note_unreadable(options.unmet(self._parts, sources.missing))
         self._is_directory = sources.are_several
         self._options = options
+        # Of a longer one the server looks at more than it needs to.
+        self._listed: fields.Listed | None = None
+        if options.listed is not None and not options.delete:
+            self._listed = pack_list(options.listed)
         self._progress = progress
         self._nodes = MemoryNodes()
         self._trees = SourceTrees(sources, options, self._nodes)
@@ -109,7 +116,7 @@ class Giving:
             part.inside,
             is_directory=self._is_directory,
             dry_run=options.dry_run,
-            rules=options.unseen,
+            rules=() if options.delete else options.rules,
             checksum=options.reads_all,
             is_bare=self._sources[at].place.is_bare(self._trees.filter(at)),
             delete=options.delete,
@@ -120,6 +127,7 @@ class Giving:
             touches=part.touches,
             trees=part.trees,
             mounts=options.mounts_there is Mounts.NOTED,
+            listed=self._listed,
         )
         if part.inside and await self._is_left_alone(peer, request):
             await self._give_nothing(at)
@@ -291,7 +299,7 @@ class Giving:
         removal: Removal | None,
     ) -> None:
         """Work out what the server will do, from the nodes of ``tree``, which it has; tell of that."""
-        from filesync.sync.applying import as_it_stays, unseen_filter
+        from filesync.sync.applying import as_it_stays
         from filesync.sync.plan import make_plan
         from filesync.sync.remote.nodes import fetch_nodes
         from filesync.sync.remote.unseen import UnseenThere
@@ -310,7 +318,8 @@ class Giving:
             rename=prepared.rename,
         )
         basis = await in_thread(stays, basis, top, self._nodes)
-        unseen = UnseenThere(peer.channel, prepared.token, unseen_filter(part, options))
+        there = options if self._listed is not None else replace(options, listed=None)
+        unseen = UnseenThere(peer.channel, prepared.token, there.unseen(part.prefix))
         make = partial(
             make_plan,
             basis,

@@ -28,6 +28,7 @@ from filesync.sync.remote.edits import with_told
 from filesync.sync.remote.gifts import Gifts
 from filesync.sync.remote.held import Held, Stage
 from filesync.sync.remote.holders import MAX_HELD, Holders
+from filesync.sync.remote.lists import unpack_list
 from filesync.sync.remote.named import scanned_of
 from filesync.sync.remote.nodes import answer
 from filesync.sync.remote.telling import Telling
@@ -130,7 +131,8 @@ class TreeServer:
             )
             for token, held, is_bare in zip(tokens, helds, bare, strict=True)
         ]
-        return wire.Found(tuple(found), nowhere, request.one_file_system)
+        is_of_list = request.listed is not None
+        return wire.Found(tuple(found), nowhere, request.one_file_system, is_of_list)
 
     def _find_sources(
         self, request: wire.Look
@@ -138,15 +140,22 @@ class TreeServer:
         """Return what is to be taken, which of it is bare, and which paths lead nowhere. Blocks."""
         caches = None if request.checksum else self._caches
         # Before anything is open: it may fail.
-        filter = Filter(request.rules)
+        paths: Sequence[bytes] = request.paths
+        listed = None if request.listed is None else unpack_list(request.listed)
+        if listed is not None:
+            if len(paths) > 1:
+                raise UsageError("a list is of what is in one directory")
+            paths, _ = listed.of(paths[0], b"")
+        before = None if listed is None else listed.leaves_out
+        filter = Filter(request.rules, before=before)
         sources = find_sources(
-            self._places, request.paths, filter, most=MAX_HELD, unites=request.unites
+            self._places, paths, filter, most=MAX_HELD, unites=request.unites
         )
         if not request.skip_missing:
             sources.check()
         helds: list[Held] = []
         for source in sources.found:
-            below = Filter(request.rules, root=source.part.prefix)
+            below = Filter(request.rules, root=source.part.prefix, before=before)
             held = Held(
                 source.place,
                 source.part,
@@ -164,7 +173,7 @@ class TreeServer:
             undo.pop_all()
         nowhere = {
             at: sources.missing[path]
-            for at, path in enumerate(request.paths)
+            for at, path in enumerate(paths)
             if path in sources.missing
         }
         return helds, bare, nowhere
@@ -179,7 +188,7 @@ class TreeServer:
             touches=request.touches,
         )
         # Before anything is open, or is claimed: it may fail.
-        filter = await in_thread(Filter, request.rules, root=part.prefix)
+        filter = await in_thread(_unseen, request, part)
         new_owner = None if request.owner is None else await in_thread(_known, request.owner)
         try:
             target, is_empty = await self._find_target(channel, request, part)
@@ -387,6 +396,12 @@ def _takes_additions(target: Target | None, request: wire.Prepare) -> bool:
     if target is None or request.dry_run:
         return False
     return not (request.given and target.place.is_in(request.given))
+
+
+def _unseen(request: wire.Prepare, part: Part) -> Filter:
+    """Return what the scan of what was prepared leaves out. Blocks."""
+    before = None if request.listed is None else unpack_list(request.listed).leaves_out
+    return Filter(request.rules, root=part.prefix, before=before)
 
 
 def _known(names: fields.OwnerNames) -> fields.NewOwner:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from filesync.digest import Digest
 from filesync.disk.updating.early import EarlyFile, Keeper
 from filesync.entropy import random_bytes
-from filesync.errors import FilesyncError, UnexpectedMessage
+from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.applying import (
     Arrival,
@@ -18,7 +18,6 @@ from filesync.sync.applying import (
     making_room,
     plan_part,
     scan_target,
-    unseen_filter,
 )
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
@@ -27,12 +26,13 @@ from filesync.sync.owner import as_known_here, this_writer
 from filesync.sync.part import Part, Removal, as_told, in_one_place
 from filesync.sync.places import LocalPlaces, Place
 from filesync.sync.planned import Planned
-from filesync.sync.remote import wire
+from filesync.sync.remote import fields, wire
 from filesync.sync.remote.ahead import Ahead
 from filesync.sync.remote.arriving import Arrivals
 from filesync.sync.remote.asking import Peer, ask, tell, too_old
 from filesync.sync.remote.earlies import MOST_AT_ONCE, Earlies
 from filesync.sync.remote.edits import unpack_edits, unpack_remains
+from filesync.sync.remote.lists import pack_list
 from filesync.sync.remote.moving import Moving
 from filesync.sync.remote.nodes import fetch_nodes
 from filesync.sync.remote.telling import ADD_AFTER_S
@@ -72,6 +72,12 @@ async def take(
         UsageError: this machine does not know whom all is given to, or may not give it.
     """
     options = await in_thread(as_known_here, options)
+    listed: fields.Listed | None = None
+    if options.listed is not None and (listed := pack_list(options.listed)) is None:
+        raise UsageError(
+            "that is more than another machine can be asked for by a list; run this there, with DST here, "
+            "or list less at once"
+        )
     request = wire.Look(
         tuple(paths),
         options.rules,
@@ -80,10 +86,15 @@ async def take(
         copies=options.afresh,
         one_file_system=options.mounts.value,
         unites=True,
+        listed=listed,
     )
     found, _ = await ask(peer.channel, request, wire.Found)
     if found.one_file_system != request.one_file_system:
         raise too_old("--one-file-system")
+    if options.listed is not None:
+        if not found.is_of_list:
+            raise too_old("--files-from")
+        paths, _ = options.listed.of(paths[0], dest)
     taking = _Taking(peer, found, paths, dest, options, progress, ahead)
     for at in reversed(range(len(found.parts))):
         with changes_of(taking.parts[at]):
@@ -114,7 +125,7 @@ class _Taking:
             Part(one.inside, frozenset(one.names) or None, trees=one.trees)
             for one in found.parts
         )
-        self._check(found, paths, options.rules)
+        self._check(found, paths, options.filter())
         self._is_all_found = not found.missing
         missing = {paths[at]: why for at, why in found.missing.items()}
         self.stats.note_unreadable(missing)
@@ -130,10 +141,9 @@ class _Taking:
         self._moving = Moving()
         self._planned = Planned(self._nodes)
 
-    def _check(self, found: wire.Found, paths: Sequence[bytes], rules: Sequence[bytes]) -> None:
+    def _check(self, found: wire.Found, paths: Sequence[bytes], filter: Filter) -> None:
         if len(found.parts) > len(paths) or any(at >= len(paths) for at in found.missing):
             raise UnexpectedMessage("the server gives more than was asked for")
-        filter = Filter(rules)
         for part in self.parts:
             is_left_out = part.inside and filter.excludes(part.inside, is_directory=True)
             if is_left_out or not is_named(part, paths):
@@ -216,7 +226,7 @@ class _Taking:
         self._note_update(at, update)
 
     def _unasked(self, at: int) -> Unasked:
-        return Unasked(Filter(self._options.rules, root=self.parts[at].prefix))
+        return Unasked(self._options.filter(self.parts[at].prefix))
 
     def _earlies(self, keeper: Keeper, token: bytes) -> Earlies:
         """Return what brings large files to ``keeper``, by what stands for their digests."""
@@ -285,7 +295,7 @@ class _Taking:
             part,
             there,
             self._nodes,
-            unseen=unseen_filter(part, options),
+            unseen=options.unseen(part.prefix),
             caches=options.used_caches,
             deletes=options.delete,
             rename=target.rename,

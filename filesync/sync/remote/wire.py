@@ -28,15 +28,10 @@ import msgspec
 from filesync.decoding import UNDECODABLE
 from filesync.digest import WireDigest
 from filesync.errors import MalformedMessage
-from filesync.manifest.node import MAX_NODE_BYTES
 from filesync.sync.remote.fields import (
-    MAX_ASKED_NODES,
-    MAX_BEGUN,
     MAX_DELTAS_BYTES,
     MAX_FIRST_NODES_BYTES,
-    MAX_NAMED,
     MAX_PATHS,
-    Begun,
     Count,
     Digests,
     Edits,
@@ -45,10 +40,15 @@ from filesync.sync.remote.fields import (
     Id,
     Identity,
     Kinds,
+    Listed,
+    ManyBegun,
+    Missing,
     Name,
+    Named,
     Names,
     NewOwner,
-    Number,
+    NodeSizes,
+    NumberedReasons,
     Numbers,
     OneFileSystem,
     Others,
@@ -58,7 +58,7 @@ from filesync.sync.remote.fields import (
     Paths,
     Reasons,
     Rules,
-    Signatures,
+    Signed,
     Tick,
     Writer,
 )
@@ -79,6 +79,7 @@ class Look(_Message, frozen=True, tag="look"):
         copies: copy what is read, and send that: it is little, and changes all the while.
         one_file_system: directories where another one is mounted come as any (0), empty (1), or not (2).
         unites: what is in directories beside each other may be one part.
+        listed: nothing else of the one path comes: it stands for the names that the list begins with.
     """
 
     paths: Annotated[tuple[Path, ...], msgspec.Meta(min_length=1, max_length=MAX_PATHS)]
@@ -88,19 +89,22 @@ class Look(_Message, frozen=True, tag="look"):
     copies: bool = False
     one_file_system: OneFileSystem = 0
     unites: bool = False
+    listed: Listed | None = None
 
 
 class Found(_Message, frozen=True, tag="found"):
     """It is there; each part is still to be scanned.
 
     Attributes:
-        missing: which of the paths lead nowhere, by number, and why.
+        missing: which of the paths, or names that a list begins with, lead nowhere, by number, and why.
+        is_of_list: it is of what was ``listed``; one that does not know of it says no, and gives all.
         one_file_system: what was asked for; one that does not know of it says 0, and gives all.
     """
 
     parts: tuple[Part, ...]
-    missing: Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)] = {}
+    missing: Missing = {}
     one_file_system: OneFileSystem = 0
+    is_of_list: bool = False
 
 
 class Prepare(_Message, frozen=True, tag="prepare"):
@@ -127,6 +131,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
         touches: no source gives ``path`` times of its own: what is made in it changes them.
         trees: directories are among the names, with all that is in them.
         mounts: tell of directories there on which another file system is mounted.
+        listed: nothing else is looked at there; not if anything is to be removed.
     """
 
     path: Path
@@ -145,6 +150,7 @@ class Prepare(_Message, frozen=True, tag="prepare"):
     touches: bool = False
     trees: bool = False
     mounts: bool = False
+    listed: Listed | None = None
 
 
 class Prepared(_Message, frozen=True, tag="prepared"):
@@ -244,10 +250,7 @@ class AskNodeDeltas(_Message, frozen=True, tag="ask-node-deltas"):
 
     token: Token
     key: Key
-    items: Annotated[
-        tuple[tuple[WireDigest, Signatures], ...],
-        msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES),
-    ]
+    items: Signed
 
 
 class NodeDeltas(_Message, frozen=True, tag="node-deltas"):
@@ -258,10 +261,7 @@ class NodeDeltas(_Message, frozen=True, tag="node-deltas"):
         raw_bytes: of the payload, decompressed.
     """
 
-    sizes: Annotated[
-        tuple[Annotated[int, msgspec.Meta(ge=1, le=MAX_NODE_BYTES)], ...],
-        msgspec.Meta(min_length=1, max_length=MAX_ASKED_NODES),
-    ]
+    sizes: NodeSizes
     raw_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_DELTAS_BYTES)]
     codec: Codec = Codec.RAW
 
@@ -286,7 +286,7 @@ class Unseen(_Message, frozen=True, tag="unseen"):
 
     within: Numbers = ()
     at: Numbers = ()
-    unwritable: Annotated[dict[Number, Errno], msgspec.Meta(max_length=MAX_PATHS)] = {}
+    unwritable: NumberedReasons = {}
 
 
 class Drop(_Message, frozen=True, tag="drop"):
@@ -392,7 +392,7 @@ class Directories(_Message, frozen=True, tag="directories"):
 
     tree: WireDigest | None = None
     fresh: Fresh = ()
-    begun: Annotated[tuple[Begun, ...], msgspec.Meta(max_length=MAX_BEGUN)] = ()
+    begun: ManyBegun = ()
 
 
 class Given(_Message, frozen=True, tag="given"):
@@ -415,13 +415,13 @@ class Given(_Message, frozen=True, tag="given"):
     content_bytes: Count = 0
     copied_bytes: Count = 0
     not_kept: Kinds = {}
-    left_out: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    left_out: Named = ()
     unnamed: Count = 0
     unwritable: Reasons = {}
     unnamed_unwritable: Count = 0
     refused: Reasons = {}
     unnamed_refused: Count = 0
-    changed: Annotated[tuple[Path, ...], msgspec.Meta(max_length=MAX_NAMED)] = ()
+    changed: Named = ()
     unnamed_changed: Count = 0
 
 

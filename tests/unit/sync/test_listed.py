@@ -1,19 +1,23 @@
 """Which names of a source come where they are listed."""
 
 import errno
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.errors import UsageError
+from filesync.errors import MalformedMessage, UsageError
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, with_entries
 from filesync.manifest.tree import subdirectory
-from filesync.sync.filter import MAX_RULES, Filter
+from filesync.sync.filter import Filter
 from filesync.sync.listed import Listed, paths_in
 from filesync.sync.options import Options
 from filesync.sync.part import Part
+from filesync.sync.remote import fields
+from filesync.sync.remote.lists import pack_list, unpack_list
+from filesync.transfer.coding import codec
 from tests.unit.made import file
 
 NAMES = [b"a", b"b", b"c*", b"[d]", b"\\e"]
@@ -40,16 +44,21 @@ def come(filter: Filter) -> set[bytes]:
     return set(enter(b""))
 
 
-@given(st.lists(a_path.filter(lambda path: b"/./" not in path), max_size=5), st.booleans())
-def test_the_rules_for_another_machine_leave_out_what_the_list_does(
+paths = st.lists(a_path.filter(lambda path: b"/./" not in path), max_size=5)
+
+
+@given(paths, st.booleans())
+def test_what_the_other_side_is_told_lists_the_same(
     paths: list[bytes], all_below: bool
 ) -> None:
     listed = Listed(paths, all_below=all_below)
-    assert listed.rules is not None
-    assert come(Filter((), before=listed.leaves_out)) == come(Filter(listed.rules))
-    rules = (b"- a", b"- c*/")
-    both = (*listed.leading, *rules, *listed.rules)
-    assert come(Filter(rules, before=listed.leaves_out)) == come(Filter(both))
+    told = pack_list(listed)
+    assert (told is None) == (not listed)
+    if told is not None:
+        there = unpack_list(told)
+        assert there.of(b"", b"") == listed.of(b"", b"")
+        come_there = come(Filter((), before=there.leaves_out))
+        assert come_there == come(Filter((), before=listed.leaves_out))
 
 
 @pytest.mark.parametrize(
@@ -124,17 +133,37 @@ def test_what_is_listed_and_not_there_is_told_of_unless_a_rule_leaves_it_out() -
     }
 
 
-def test_another_machine_is_not_asked_for_more_than_it_takes() -> None:
-    assert Listed([b"%d" % number for number in range(MAX_RULES)]).rules is None
-    assert Listed([b"n" * 255 + b"/%d" % number for number in range(600)]).rules is None
-    assert Listed([b"*" * 100]).rules is None
+TOO_MUCH = {
+    "paths": [b"a/%d" % number for number in range(fields.MAX_LISTED + 1)],
+    "bytes": [b"a/%0250d" % number for number in range(fields.MAX_LISTED_BYTES // 252 + 1)],
+    "above": [b"a/%0250d" % number + b"/a" * 250 for number in range(100)],
+    "tops": [b"%d" % number for number in range(fields.MAX_TOPS + 1)],
+    "long tops": [b"%0250d" % number for number in range(600)],
+}
+
+
+@pytest.mark.parametrize("what", TOO_MUCH)
+def test_neither_side_tells_the_other_of_more_than_that_holds(what: str) -> None:
+    """In ten megabytes."""
+    paths = TOO_MUCH[what]
+    assert pack_list(Listed(paths)) is None
+    raw = b"\0".join(paths)
+    coding, payload = codec.compress(raw)
+    told = fields.Listed(bytes(payload), len(raw), coding)
+    with pytest.raises(MalformedMessage, match="more paths"):
+        unpack_list(told)
+    assert pack_list(Listed(paths[: len(paths) // 8])) is not None
+
+
+def test_a_list_that_is_too_much_as_it_is_coded_is_not_told() -> None:
+    names = [os.urandom(15).hex().encode() for _ in range(fields.MAX_LISTED - 1)]
+    assert pack_list(Listed([b"a/" + name for name in names])) is None
 
 
 def test_where_it_goes_nothing_else_is_looked_at() -> None:
     options = Options(listed=Listed([b"a/b"]), rules=(b"- c",))
-    filter = Filter(options.unseen)
-    assert come(filter) == {b"a", b"a/b"}
-    assert Options(rules=(b"- c",), delete=True).unseen == ()
+    assert come(options.unseen()) == {b"a", b"a/b"}
+    assert come(Options(rules=(b"- c",), delete=True).unseen()) == set(TREE)
 
 
 @pytest.mark.parametrize(
