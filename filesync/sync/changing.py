@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from filesync.disk.handles import shown
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged
-from filesync.sync.filter import literal, only
+from filesync.sync.filter import in_force, literal, only
 from filesync.sync.options import Options
 from filesync.sync.part import Part
 from filesync.transfer.errors import Refused
@@ -103,7 +103,7 @@ class Attempts:
         options = self.options
         self.options = replace(
             options,
-            rules=(rule, *_in_force(options.rules)),
+            rules=(rule, *in_force(options.rules)),
             spared=(rule, *options.spared),
         )
 
@@ -136,10 +136,3 @@ def changes_of(part: Part) -> Iterator[None]:
         if exc.reason == RoomMade.code:
             raise RoomMade(str(exc)) from exc
         raise
-
-
-def _in_force(rules: tuple[bytes, ...]) -> tuple[bytes, ...]:
-    """Return ``rules`` without a '!' and those before it, which it cancels."""
-    if b"!" not in rules:
-        return rules
-    return rules[len(rules) - rules[::-1].index(b"!") :]

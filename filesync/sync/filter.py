@@ -77,6 +77,11 @@ class Filter:
         return first is not None and not self._includes[first]
 
 
+def in_force(rules: Sequence[bytes]) -> Sequence[bytes]:
+    """Return ``rules`` without a '!' and those before it, which it cancels: others may stand before them."""
+    return rules[max((at for at, rule in enumerate(rules) if rule == b"!"), default=-1) + 1 :]
+
+
 def literal(path: bytes) -> bytes | None:
     """Return a rule that excludes just ``path``, from the transfer's root on.
 

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from filesync.disk.handles import shown
 from filesync.errors import UsageError
 from filesync.manifest import Manifest, Subdirectory
-from filesync.sync.filter import all_in, literal
+from filesync.sync.filter import all_in, in_force, literal
 from filesync.sync.part import Part
 
 
@@ -36,8 +36,7 @@ def sparing(
         found.append(rule)
     if not found:
         return tuple(rules)
-    last = max((at for at, rule in enumerate(rules) if rule == b"!"), default=-1)
-    return (*found, *rules[last + 1 :])  # what forgets rules would forget these, too
+    return (*found, *in_force(rules))
 
 
 def sparing_of(

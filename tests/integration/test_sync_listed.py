@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from filesync.errors import FilesyncError, UsageError
 from filesync.sync.listed import Listed
-from filesync.sync.options import Options
+from filesync.sync.options import Choice, Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import ask
@@ -94,7 +94,14 @@ def test_of_more_than_it_can_be_told_a_server_is_not_asked(
     options = Options(listed=Listed([b"1/in", b"2/in"]))
     with pytest.raises(UsageError, match="more than another machine can be asked for"):
         take(root, options)
-    assert give(root, options).files == 2  # it just looks at more than it needs to
+    # Given to, it looks at all, and so sees what leads there, whatever else is said of that.
+    options = replace(options, rules=(b"- /1", b"- beside"), choice=Choice(only_existing=True))
+    (root / "dest/1").mkdir()
+    (root / "dest/1/in").write_text("old")
+    for _ in range(2):
+        give(root, options)
+        assert files(root / "dest") == {"other", "1/in"}
+    assert (root / "dest/1/in").read_text() == "in 1"
 
 
 _answer = TreeServer.answer

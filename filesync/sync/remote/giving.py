@@ -10,8 +10,6 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import replace
-
 from filesync.digest import Digest
 from filesync.disk.scanning.mounts import Mounts
 from filesync.entropy import random_bytes
@@ -19,6 +17,7 @@ from filesync.errors import FilesyncError
 from filesync.manifest.owner import Writer
 from filesync.manifest.tree import Manifest, MemoryNodes
 from filesync.sync.changing import changes_of
+from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options
 from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
@@ -63,10 +62,11 @@ class Giving:
         self.stats.note_unreadable(options.unmet(self._parts, sources.missing))
         self._is_directory = sources.are_several
         self._options = options
-        # Of a longer one the server looks at more than it needs to.
         self._listed: fields.Listed | None = None
         if options.listed is not None and not options.delete:
             self._listed = pack_list(options.listed)
+        # Of a longer list the server looks at all: the rules alone may leave out what leads to a listed name.
+        self._is_all_seen = options.delete or (options.listed is not None and not self._listed)
         self._progress = progress
         self._nodes = MemoryNodes()
         self._trees = SourceTrees(sources, options, self._nodes)
@@ -116,7 +116,7 @@ class Giving:
             part.inside,
             is_directory=self._is_directory,
             dry_run=options.dry_run,
-            rules=() if options.delete else options.rules,
+            rules=() if self._is_all_seen else options.rules,
             checksum=options.reads_all,
             is_bare=self._sources[at].place.is_bare(self._trees.filter(at)),
             delete=options.delete,
@@ -318,8 +318,8 @@ class Giving:
             rename=prepared.rename,
         )
         basis = await in_thread(stays, basis, top, self._nodes)
-        there = options if self._listed is not None else replace(options, listed=None)
-        unseen = UnseenThere(peer.channel, prepared.token, there.unseen(part.prefix))
+        filter = Filter(()) if self._is_all_seen else options.filter(part.prefix)
+        unseen = UnseenThere(peer.channel, prepared.token, filter)
         make = partial(
             make_plan,
             basis,

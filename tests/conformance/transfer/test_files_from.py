@@ -7,7 +7,7 @@ import pytest
 
 from tests.conformance.transfer.conftest import Stage
 from tests.conformance.transfer.look import look
-from tests.conformance.transfer.tools import Tool, every_tool
+from tests.conformance.transfer.tools import Tool, every_tool, ours_and_rsync
 
 
 @pytest.fixture
@@ -21,6 +21,10 @@ def src(stage: Stage) -> Path:
     stage.dst.mkdir()
     (stage.dst / "other").write_text("other")
     return stage.src
+
+
+def names_in(root: Path) -> set[str]:
+    return {os.fsdecode(path) for path in look(root)} - {""}
 
 
 def take(tool: Tool, stage: Stage, listed: bytes, *words: str) -> tuple[int, set[str]]:
@@ -74,6 +78,29 @@ def test_the_next_one_brings_what_has_changed(tool: Tool, stage: Stage, src: Pat
     (src / "d/i").unlink()
     assert take(tool, stage, b"a/g\n") == (0, {"a", "a/g", "d", "d/i"})
     assert (stage.dst / "a/g").read_text() == "another"
+
+
+@ours_and_rsync
+@pytest.mark.parametrize("is_long", [False, True])
+def test_what_leads_to_something_comes_and_stays_though_it_is_excluded(
+    tool: Tool, stage: Stage, src: Path, is_long: bool
+) -> None:
+    """Where it goes it is seen, too."""
+    more = [f"d/{number}" for number in range(1500 * is_long)]
+    for name in more:
+        (src / name).touch()
+    listed = "\n".join(["a/b/f", "d/e/h", *more]).encode()
+    words = ["--exclude=/a", "--exclude=/d/e", "--exclude=h", "--existing"]
+    for name in ("a/b", "d/e", "d/kept"):
+        (stage.dst / name).mkdir(parents=True)
+    (stage.dst / "a/b/f").write_text("old")
+    for _ in range(2):
+        code, _ = take(tool, stage, listed, *words)
+        assert code == 0
+        assert (stage.dst / "a/b/f").read_text() == "a/b/f"
+        assert names_in(stage.dst) == {"a", "a/b", "a/b/f", "d", "d/e", "d/kept", "other"}
+    assert take(tool, stage, listed, *words[:3])[0] == 0
+    assert (stage.dst / "d/kept").exists()
 
 
 @every_tool

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from filesync.errors import MalformedMessage, UsageError
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, with_entries
@@ -163,6 +164,7 @@ def test_a_list_that_is_too_much_as_it_is_coded_is_not_told() -> None:
 def test_where_it_goes_nothing_else_is_looked_at() -> None:
     options = Options(listed=Listed([b"a/b"]), rules=(b"- c",))
     assert come(options.unseen()) == {b"a", b"a/b"}
+    assert come(replace(options, rules=(b"- a",)).unseen()) == {b"a", b"a/b"}
     assert come(Options(rules=(b"- c",), delete=True).unseen()) == set(TREE)
 
 
