@@ -109,25 +109,29 @@ class Listed:
         top: Manifest,
         unreadable: Mapping[bytes, int],
         rules: Sequence[bytes],
+        *,
+        mounts: Iterable[bytes] = (),
     ) -> dict[bytes, int]:
-        """Return what is listed of ``part`` and is not there, and why (errno), by its path in the part.
+        """Return what is listed of ``part`` and did not come, and why (errno), by its path in the part.
 
         Args:
             part: has some of what is listed, or all.
             top: all that came of it.
             unreadable: what did not, as it could not be read.
             rules: what they leave out is not lacking.
+            mounts: directories that came empty, as another file system is mounted on them.
         """
-        prefix, tops = part.prefix, part.names
+        prefix, tops, empty = part.prefix, part.names, set(mounts)
         listed = {
             path.removeprefix(prefix)
             for path in self._given
             if path.startswith(prefix) and (tops is None or path.split(b"/")[0] in tops)
         }
-        listed -= {path for path, _ in top.walk()}
+        with_names = {path for path in empty if prefix + path in self._open | self._full}
+        listed -= {path for path, _ in top.walk()} - with_names
         filter = Filter(rules, root=prefix)
         return {
-            path: errno.ENOENT
+            path: errno.EXDEV if is_below(path, empty) else errno.ENOENT
             for path in listed
             if not is_below(path, unreadable.keys()) and not _is_left_out(filter, path)
         }

@@ -295,7 +295,7 @@ class _Sync:
     def _note_source(self, at: int, found: Found) -> None:
         part = self._parts[at]
         self.stats.note_source(found.manifest, found.skipped)
-        lacking = self._options.lacking(part, found.manifest, found.unreadable)
+        lacking = self._options.lacking(part, found.manifest, found.unreadable, found.mounts)
         self.stats.note_unreadable({**found.unreadable, **lacking}, prefix=part.prefix)
 
     def _move(self, files: int, size: int) -> None:

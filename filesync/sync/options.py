@@ -146,12 +146,16 @@ class Options(msgspec.Struct, frozen=True):
         return self.listed.unmet(parts, missing, self.rules)
 
     def lacking(
-        self, part: "Part", top: "Manifest", unreadable: Mapping[bytes, int]
+        self,
+        part: "Part",
+        top: "Manifest",
+        unreadable: Mapping[bytes, int],
+        mounts: Iterable[bytes],
     ) -> Mapping[bytes, int]:
         """Return what is ``listed`` of ``part`` and is not in ``top``, all that it has; see there."""
         if self.listed is None:
             return {}
-        return self.listed.lacking(part, top, unreadable, self.rules)
+        return self.listed.lacking(part, top, unreadable, self.rules, mounts=mounts)
 
     @property
     def kept(self) -> tuple[bytes, ...]:

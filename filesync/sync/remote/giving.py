@@ -456,7 +456,7 @@ class Giving:
     def _note_source(self, at: int, found: "Found") -> None:
         part = self._parts[at]
         self.stats.note_source(found.manifest, found.skipped)
-        lacking = self._options.lacking(part, found.manifest, found.unreadable)
+        lacking = self._options.lacking(part, found.manifest, found.unreadable, found.mounts)
         self.stats.note_unreadable({**found.unreadable, **lacking}, prefix=part.prefix)
 
     def _note(self, at: int, given: wire.Given) -> None:

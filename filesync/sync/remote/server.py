@@ -327,9 +327,12 @@ class TreeServer:
                 self._holders.drop(channel, token)  # some of it may have been taken
                 raise
         held.manifest = found.manifest
-        # Nothing is deleted where it goes: nobody needs to know what was mounted.
         return scanned_of(
-            held.manifest.tree, found.skipped, found.unreadable, None, of_others=False
+            held.manifest.tree,
+            found.skipped,
+            found.unreadable,
+            None if held.mounts is Mounts.ENTERED else found.mounts,
+            of_others=False,
         )
 
     async def _cut_ahead(self, channel: Channel, request: wire.Changing) -> None:

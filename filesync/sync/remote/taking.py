@@ -367,7 +367,7 @@ class _Taking:
     def _note_source(self, at: int, top: Manifest, scanned: wire.Scanned) -> None:
         part = self.parts[at]
         self.stats.note_source(top, scanned.skipped)
-        lacking = self._options.lacking(part, top, scanned.unreadable)
+        lacking = self._options.lacking(part, top, scanned.unreadable, scanned.mounts or ())
         self.stats.note_unreadable(
             {**scanned.unreadable, **lacking}, prefix=part.prefix, unnamed=scanned.unnamed
         )

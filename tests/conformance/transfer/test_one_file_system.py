@@ -65,6 +65,24 @@ def test_a_mount_point_arrives_empty_as_what_is_mounted_there_and_a_file_that_is
         (stage.src / "new").unlink()
 
 
+@claimants(Claim.NAMES_LOSSES)
+@pytest.mark.parametrize("is_there", [True, False])
+@pytest.mark.parametrize("listed", ["a/disk/in", "a/disk/", "a/disk/deep/in"])
+def test_what_is_listed_in_what_is_mounted_is_named(
+    tool: Tool, stage: Stage, mounted: Path, listed: str, is_there: bool
+) -> None:
+    (stage.root / "list").write_text(f"{listed}\na/f\n")
+    if is_there:
+        write(stage.dst, "there")
+    options = ["-x", f"--files-from={stage.root}/list"]
+    done = tool.sync(mounted, stage.dst, options=options, deletes=False)
+    assert done.code == 23
+    assert f"{listed.rstrip('/')}' cannot be read: Invalid cross-device link" in done.err
+    assert names(stage.dst) - {"there"} == {"a", "a/f", "a/disk"}
+    done = tool.sync(mounted, stage.dst, options=options[1:], deletes=False)
+    assert done.code == 0
+
+
 @every_tool
 def test_doubled_it_leaves_mount_points_out_and_removes_what_came_of_them(
     tool: Tool, stage: Stage, mounted: Path

@@ -161,6 +161,22 @@ def test_a_list_that_is_too_much_as_it_is_coded_is_not_told() -> None:
     assert pack_list(Listed([b"a/" + name for name in names])) is None
 
 
+def test_what_is_listed_of_what_is_mounted_is_told_of_where_that_is_not_entered() -> None:
+    nodes = MemoryNodes()
+    empty = put(nodes, EMPTY_DIRECTORY)
+    mounts = [b"asked", b"below", b"open"]
+    entries = [subdirectory(nodes, name, empty) for name in mounts]
+    top = Manifest(put(nodes, with_entries(EMPTY_DIRECTORY, entries)), nodes)
+    listed = Listed([b"a/asked", b"a/below/x/f", b"a/open/", b"a/no"])
+    assert listed.lacking(Part(b"a"), top, {}, [], mounts=mounts) == {
+        b"below/x/f": errno.EXDEV,
+        b"open": errno.EXDEV,
+        b"no": errno.ENOENT,
+    }
+    with_all = Listed([b"a/asked"], all_below=True)
+    assert with_all.lacking(Part(b"a"), top, {}, [], mounts=mounts) == {b"asked": errno.EXDEV}
+
+
 def test_where_it_goes_nothing_else_is_looked_at() -> None:
     options = Options(listed=Listed([b"a/b"]), rules=(b"- c",))
     assert come(options.unseen()) == {b"a", b"a/b"}
