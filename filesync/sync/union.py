@@ -70,9 +70,9 @@ class Union:
 
     def _are_ways(self, root: _Names, names: _Names) -> bool:
         """Say whether all that leads to ``names`` below ``root`` are directories that are scanned with that."""
-        ways = [names[:end] for end in range(len(root) + 1, len(names) + 1)]
-        if len(ways) > MOST_DOWN:
+        if len(names) - len(root) > MOST_DOWN:
             return False
+        ways = [names[:end] for end in range(len(root) + 1, len(names) + 1)]
         devices = {self._device_of(way) for way in ways}
         return len(devices) == 1 and None not in devices
 
