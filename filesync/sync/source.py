@@ -312,6 +312,8 @@ def _kind_of(places: Places, path: bytes) -> Kind:
         return Kind.DIRECTORY
     except OSError as exc:
         why = exc
+    if why.errno == errno.ENAMETOOLONG:
+        raise why
     directory, name = split_path(path)
     fd = places.open(directory)
     try:

@@ -67,7 +67,17 @@ def test_what_is_listed_comes_and_nothing_else_comes_or_goes(
 def test_what_is_listed_and_not_there_costs_no_other(
     tool: Tool, stage: Stage, src: Path
 ) -> None:
-    code, names = take(tool, stage, b"nowhere\na/nothing\nd/i\na/g/x\n")
+    longest = b"n" * 256
+    listed = [
+        b"nowhere",
+        longest,
+        b"a/" + longest,
+        longest + b"/x",
+        b"a/nothing",
+        b"d/i",
+        b"a/g/x",
+    ]
+    code, names = take(tool, stage, b"\n".join(listed))
     assert (code, names - {"a"}) == (23, {"d", "d/i"})
 
 
