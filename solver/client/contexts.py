@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Container, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -17,6 +17,7 @@ from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
 from filesync.select import Selector, select
 from solver.dockerfile import MAIN_CONTEXT, Ignore, ignore_matcher
+from solver.dockerfile.suggestion import did_you_mean
 
 
 class Context(msgspec.Struct, frozen=True):
@@ -84,12 +85,36 @@ def scan_contexts(
         try:
             found[name] = _scan(root, selector, ignore)
         except PathMissing as exc:
-            hint = "; .dockerignore may leave it out" if ignore is not None else ""
-            sentence = f"{exc.path!r} is not in the context {root}{hint}"
+            sentence = _missing(root, exc.path, ignore)
             raise NotInContext(name, exc.path, sentence) from exc
         except TooManyLinks as exc:
             raise NotInContext(name, exc.path, f"{exc}, in the context {root}") from exc
     return found
+
+
+def _missing(root: Path, path: str, ignore: Ignore | None) -> str:
+    """Return for people that a context does not have ``path``, and why, as far as that is seen."""
+    names = path.strip("/")
+    missing = f"{path!r} is not in the context {root}"
+    if not os.path.lexists(root / names):
+        return f"{missing}{_meant(root, names)}"
+    if ignore is None:
+        return missing
+    if ignore.excludes(names):
+        return f"{path!r} is in {root}, but its .dockerignore leaves it out"
+    return f"{missing}; .dockerignore may leave it out"
+
+
+def _meant(root: Path, names: str) -> str:
+    """Return `` (did you mean X?)`` for the first name on the way that is not there, or nothing."""
+    way = root
+    for name in names.split("/"):
+        if not os.path.lexists(way / name):
+            break
+        way /= name
+    with suppress(OSError):  # a file, or nobody may see what is in it
+        return did_you_mean(name, os.listdir(way))
+    return ""
 
 
 def _scan(root: Path, selector: Selector, ignore: Ignore | None) -> Context:

@@ -135,10 +135,27 @@ def test_a_circle_of_links_is_one_clear_sentence(root: Path) -> None:
     assert str(circle.value) == sentence
 
 
-def test_missing_path_that_may_be_ignored_says_so(root: Path) -> None:
-    (root / ".dockerignore").write_text("notes\n")
-    with pytest.raises(UsageError, match=r"'notes' is not in .*; \.dockerignore may leave it"):
-        scanned(root, Selector((Pick("notes"),)))
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("src/main.h", "'src/main.h' is not in the context {root} (did you mean main.c?)"),
+        ("/Src/main.c", "'Src/main.c' is not in the context {root} (did you mean src?)"),
+        ("src/main.c/x", "'src/main.c/x' is not in the context {root}"),
+        ("notes", "'notes' is in {root}, but its .dockerignore leaves it out"),
+        ("deep/er/f", "'deep/er/f' is in {root}, but its .dockerignore leaves it out"),
+        ("link", "'link' is not in the context {root}; .dockerignore may leave it out"),
+        ("far/away", "'far/away' is not in the context {root}"),
+    ],
+)
+def test_missing_path_says_what_was_meant_or_who_leaves_it_out(
+    root: Path, path: str, sentence: str
+) -> None:
+    (root / ".dockerignore").write_text("notes\ndeep\n")
+    (root / "deep/er").mkdir(parents=True)
+    (root / "deep/er/f").touch()
+    with pytest.raises(UsageError) as missing:
+        scanned(root, Selector((Pick(path),)))
+    assert str(missing.value) == sentence.format(root=root)
 
 
 def test_bad_pattern_names_its_file_and_line(root: Path) -> None:
