@@ -68,6 +68,13 @@ def apply_copy(state: State, instruction: Instruction) -> None:
             f" file is what it becomes; {words.dest[:200] + '/'!r} is always a directory"
         )
         state.around.warn(instruction.line, f"{instruction.keyword}: {note}")
+    for path in words.paths:
+        if isinstance(path, str) and posixpath.normpath(path.lstrip("/")).startswith("../"):
+            inside = posixpath.normpath("/" + path).lstrip("/")
+            note = (
+                f"{path[:200]!r} leads out of what it is copied from: taken as {inside[:200]!r}"
+            )
+            state.around.warn(instruction.line, f"{instruction.keyword}: {note}")
     remote = _remote_vertices(state, flags, words)
     sources: list[int] = []
     if words.local:

@@ -159,6 +159,19 @@ def test_several_sources_and_no_slash_are_copied_one_after_another_with_a_warnin
     assert build("FROM scratch\nCOPY a b /c/").warnings == ()
 
 
+@pytest.mark.parametrize("line", ["COPY ../a/b /c", "COPY x/../../a/b /c", "COPY /../a/b /c"])
+def test_a_source_that_leads_out_is_taken_inside_with_a_warning(
+    build: Build, line: str
+) -> None:
+    converted = build(f"FROM scratch\n{line}\n")
+    op = last(converted)
+    assert isinstance(op, FileOp)
+    assert [action.source for action in op.actions if isinstance(action, Copy)] == ["/a/b"]
+    keyword, *_, source, _ = line.split()
+    said = f"{source!r} leads out of what it is copied from: taken as 'a/b'"
+    assert converted.warnings == (f"Dockerfile:2: {keyword}: {said}",)
+
+
 SUM = "sha256:" + "ab" * 32
 
 REFUSED = [
