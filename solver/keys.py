@@ -3,13 +3,18 @@
 Each vertex has two. The *definition* key is its op and its inputs' definition keys: known before
 anything runs. The *content* key is its op and the content digests of just what it reads of its
 inputs: known when they are. Either finds the result; a result is kept under both, so an input that
-was rebuilt to the same bytes never re-runs what follows it.
+was rebuilt to the same bytes never re-runs what follows it. Times and hard links are no content,
+unless a step changes nothing else (``content_made_on``).
 """
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
+import msgspec
+
+from filesync.diff import diff
 from filesync.digest import Digest, digest_of
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Nodes
 from filesync.select import Selector, select
@@ -36,6 +41,28 @@ def definition_keys(graph: Graph) -> list[Digest]:
 def content_key(op: Op, contents: Sequence[Digest]) -> Digest:
     """Return the key of ``op`` for inputs of which it reads what has ``contents``."""
     return _key(b"content\0", op, contents)
+
+
+def content_made_on(trees: Sequence[Manifest]) -> Digest:
+    """Return what a step reads that is made on the last of ``trees``, each of them made on the one before.
+
+    That is its content, and what was done to times and hard links by those below that did nothing
+    else: whatever follows them may be there for these.
+    """
+    marks = b"".join(_mark(below, tree) for below, tree in pairwise(trees))
+    content = trees[-1].content
+    return digest_of(KEY_VERSION + b"marks\0" + content + marks) if marks else content
+
+
+def _mark(below: Manifest, tree: Manifest) -> bytes:
+    """Return what the times and hard links of files say in ``tree``, if that is all that is new in it.
+
+    The time of a directory says only that something was in it for a while.
+    """
+    if below.tree == tree.tree or below.content != tree.content:
+        return b""
+    told = [(change.path, entry) for change in diff(below, tree) for _, entry in change.changed]
+    return digest_of(msgspec.msgpack.encode(told)) if told else b""
 
 
 def url_key(url: str, name: str) -> Digest:

@@ -25,11 +25,12 @@ from solver.graph import Vertex, above_ignored
 from solver.imageparts import image_parts
 from solver.keys import content_key, definition_keys, part_read
 from solver.manager.caches.importing import CachedResult, Caches, missed
+from solver.manager.cluster import start_one
 from solver.manager.deciding import Deciding
 from solver.manager.moving.brought import Brought, from_registry, from_url
 from solver.manager.moving.deliver import Delivery
 from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
-from solver.manager.moving.reach import Part, needed_of, reaches
+from solver.manager.moving.reach import Part, content_of, needed_of, reaches
 from solver.manager.moving.sources import Sources
 from solver.manager.shared import Client, Shared, Solved, forwarding
 from solver.manager.workers import WorkerLink
@@ -208,7 +209,7 @@ class Build:
         if cacheable:
             if found := await self._find_by_content(position, keys):
                 return found
-            known = self.caches.by_content(position, [part.read.content for part in parts])
+            known = self.caches.by_content(position, self._contents(parts))
             if brought := await self._import(position, keys, known):
                 return brought
         self._deciding.end(position)
@@ -223,7 +224,10 @@ class Build:
 
     def _keys_of(self, position: int, parts: Sequence[Part]) -> Keys:
         op = self._graph.vertices[position].op
-        return self._keys[position], content_key(op, [part.read.content for part in parts])
+        return self._keys[position], content_key(op, self._contents(parts))
+
+    def _contents(self, parts: Sequence[Part]) -> list[Digest]:
+        return [content_of(part, self._shared.content_on) for part in parts]
 
     async def _parts(self, position: int) -> list[Part]:
         """Solve a step's inputs and return what the step reads of each."""
@@ -451,7 +455,7 @@ class Build:
             left_s = deadline_s - time.monotonic()
             if left_s <= 0 or not await cluster.wait_for_join(left_s):
                 why = cluster.lacks(constraints)
-                raise NoWorker(f"{vertex.name}: {why}; {_start_one(constraints)}")
+                raise NoWorker(f"{vertex.name}: {why}; {start_one(constraints)}")
         if had_to_wait:
             await cluster.wait_until_learnt()
         return had_to_wait
@@ -489,9 +493,3 @@ def _checked(answer: orders.Result, worker: WorkerLink, inputs: int) -> Ran:
         detail = f"reports on {len(answer.inputs)} of {inputs} inputs"
         raise OrderFailed(worker.name, "protocol", detail)
     return answer
-
-
-def _start_one(constraints: Sequence[tuple[str, str]]) -> str:
-    labels = "".join(f" --label {key}={value}" for key, value in constraints)
-    other = ", or leave --place out" if labels else ""
-    return f"start one with `filesync worker --manager …{labels}`{other}"

@@ -125,3 +125,10 @@ class Cluster:
             held.discard(name)
             if not held:
                 del self._holders[ref]
+
+
+def start_one(constraints: Sequence[tuple[str, str]]) -> str:
+    """Return for people how a worker is started that has the labels ``constraints``."""
+    labels = "".join(f" --label {key}={value}" for key, value in constraints)
+    other = ", or leave --place out" if labels else ""
+    return f"start one with `filesync worker --manager …{labels}`{other}"

@@ -8,6 +8,7 @@ import msgspec
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, accept, missing_nodes
 from filesync.select import Selector
+from solver.keys import content_made_on
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
 from solver.manager.moving.passers import Passers
@@ -58,6 +59,13 @@ class Shared(msgspec.Struct):
         for node in missing_nodes(tree.nodes, tree.tree, self.nodes.__contains__):
             accept(self.nodes, node)
         return Manifest(tree.tree, self.nodes)
+
+    def content_on(self, ref: Digest) -> Digest:
+        """Return what a step reads that is made on a result: ``content_made_on``."""
+        trees = [info.tree for info in self.records.chain(ref)]
+        return content_made_on(
+            [Manifest(one, self.nodes) for one in trees if one in self.nodes]
+        )
 
 
 class Client(Protocol):

@@ -221,3 +221,28 @@ def test_an_option_that_is_not_there_is_a_clear_error(
     done = run("build", *option, str(context("FROM scratch\n")))
     assert done.returncode == 2
     assert why in done.stderr
+
+
+def test_a_step_that_changes_but_times_or_hard_links_is_seen_by_what_follows(
+    clusters: Clusters, context: ContextMaker, base: str, tmp_path: Path
+) -> None:
+    cluster, other = clusters("cluster", workers=1), clusters("other", workers=1)
+    cache = tmp_path / "cache"
+    to = ("--cache-to", f"type=local,dest={cache},mode=max")
+
+    def build(on: Cluster, between: str, *words: str) -> tuple[str, int]:
+        """Return what is told of a file at the end, and how many steps ran."""
+        text = "FROM base\nRUN echo a > /a && cp /a /b && touch -d @1000000000 /a\n"
+        text += f"RUN {between}\nRUN echo other > /other\nRUN stat -c '%Y %h' /a > /seen\n"
+        words = (*words, "--build-context", base, "-o", str(tmp_path / "out"))
+        built = on.build(context(text), *words)
+        return (tmp_path / "out/seen").read_text().strip(), len(ran(built))
+
+    assert build(cluster, "true") == ("1000000000 1", 4)
+    assert build(cluster, "mkdir /x && rmdir /x") == ("1000000000 1", 1), "a directory's time"
+    assert build(cluster, "ln -f /a /b") == ("1000000000 2", 3)
+    assert build(cluster, "touch -d @1100000000 /a", *to) == ("1100000000 1", 3)
+    assert build(cluster, "touch -d @1100000000 /a /a") == ("1100000000 1", 1), "the same again"
+    come = ("--cache-from", f"type=local,src={cache}")
+    assert build(other, "true", *come) == ("1000000000 1", 3)
+    assert build(other, "touch -d @1100000000 /a /a", *come) == ("1100000000 1", 1)

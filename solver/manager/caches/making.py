@@ -23,7 +23,7 @@ from solver.wire import CacheMade, CacheMode, Exported
 from worker.wire import orders
 from worker.wire.caches import INLINE, BadCacheConfig
 from worker.wire.images import MAX_CONFIG_BYTES
-from worker.wire.ops import ImageOp, LocalOp
+from worker.wire.ops import ImageOp, LocalOp, selector_of
 from worker.wire.orders import Layer, Offered, RefInfo
 
 Open = Callable[[WorkerLink, orders.OfferLayers], Awaitable[Offered]]
@@ -165,9 +165,12 @@ async def _plan(shared: Shared, graph: Graph, target: Solved) -> Plan:
         tree = op.tree if isinstance(op, LocalOp) else None if info is None else info.tree
         inputs = tuple(places[one] for one in inputs_of(graph, position))
         trees = [plan.trees[place] for place in inputs]
-        contents = await in_thread(_contents, graph, position, trees)
+        contents = list(await in_thread(_contents, graph, position, trees))
+        for index, made in enumerate(plan.results[place] for place in inputs):
+            if made is not None and selector_of(op, index) is None:
+                contents[index] = shared.content_on(made.ref)
         places[position] = len(plan.steps)
-        plan.steps.append(CachedStep(op, inputs, contents))
+        plan.steps.append(CachedStep(op, inputs, tuple(contents)))
         plan.results.append(info)
         plan.trees.append(None if tree is None else Manifest(tree, shared.nodes))
     return plan
