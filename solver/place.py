@@ -18,7 +18,8 @@ LAYERS_BYTES_PER_S: Final = 100e6
 TRANSFER_S: Final = 0.01
 """What opening any transfer takes, so that "a few bytes away" is not as good as "here"."""
 QUEUED_STEP_S: Final = 2.0
-"""Guess of how long a step waits for each one before it that has no slot."""
+"""Guess of how long a step lasts that has just begun; one that has lasted longer is taken to last as
+long again."""
 
 
 class Reach(msgspec.Struct, frozen=True):
@@ -35,12 +36,21 @@ class Reach(msgspec.Struct, frozen=True):
 
 
 class WorkerView(msgspec.Struct, frozen=True):
-    """What the manager believes of a worker at one instant."""
+    """What the manager believes of a worker at one instant.
+
+    Attributes:
+        ran_s: of each step that was given to it and is not over, how long ago that was.
+    """
 
     name: str
     labels: Mapping[str, str]
     slots: int
-    running: int
+    ran_s: tuple[float, ...] = ()
+
+    @property
+    def running(self) -> int:
+        """How many steps were given to it and are not over."""
+        return len(self.ran_s)
 
 
 class Choice(msgspec.Struct, frozen=True):
@@ -123,8 +133,9 @@ def explain(placement: Placement) -> tuple[str, ...]:
 
 def _choice(view: WorkerView, inputs: Sequence[Mapping[str, Reach]]) -> Choice:
     reaches = tuple(reaches[view.name] for reaches in inputs)
-    queued = max(0, view.running + 1 - view.slots)
-    return Choice(view.name, sum(map(seconds, reaches)), queued * QUEUED_STEP_S, reaches)
+    before = max(0, view.running + 1 - view.slots)
+    wait_s = sum(max(QUEUED_STEP_S, ran_s) for ran_s in sorted(view.ran_s)[:before])
+    return Choice(view.name, sum(map(seconds, reaches)), wait_s, reaches)
 
 
 def _held(choice: Choice) -> int:

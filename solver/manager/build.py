@@ -284,7 +284,7 @@ class Build:
             worker = self._shared.cluster.named(placement.chosen.worker)
             if worker is None:
                 continue
-            worker.running += 1
+            step = worker.begin_step()
             try:
                 forward = forwarding(self._client, position, worker)
                 ran, brought = await self.caches.bring(found, worker, keys, forward)
@@ -292,7 +292,7 @@ class Build:
                 missed(found, exc)
                 continue
             finally:
-                worker.running -= 1
+                worker.end_step(step)
             self._keep(position, worker, ran, keys)
             uses = (brought.use(ran.inputs[0]),)
             seconds = time.monotonic() - began
@@ -350,7 +350,7 @@ class Build:
         worker = self._shared.cluster.named(placement.chosen.worker)
         if worker is None:
             raise Unavailable(f"worker {placement.chosen.worker} left")
-        worker.running += 1
+        step = worker.begin_step()
         errands: Errands = []
         brought: list[Brought] = []
         try:
@@ -375,7 +375,7 @@ class Build:
                     self._unable.setdefault(position, set()).add(worker.name)
             raise
         finally:
-            worker.running -= 1
+            worker.end_step(step)
             await run_errands(errands)
         uses = tuple(b.use(report) for b, report in zip(brought, ran.inputs, strict=True))
         self._client.tell(StepDone(position, worker.name, False, seconds, uses))

@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from enum import Enum, auto
 
@@ -49,7 +50,6 @@ class WorkerLink(msgspec.Struct):
         refs: what it holds whole.
         sources: its idle sources, id to tree digest.
         known: directory nodes that it has for certain, since we told each other.
-        running: steps that were given to it and are not answered.
         last_s: when it last said something, by the manager's monotonic clock.
         learnt: set once what it held when it registered is known.
         unkept: why trees that it has sent are not here; the answer behind them fails for that.
@@ -62,10 +62,10 @@ class WorkerLink(msgspec.Struct):
     refs: set[Digest] = msgspec.field(default_factory=set)
     sources: dict[str, Digest] = msgspec.field(default_factory=dict)
     known: set[Digest] = msgspec.field(default_factory=set)
-    running: int = 0
     gone: bool = False
     learnt: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
     unkept: FilesyncError | None = None
+    _began_s: list[float] = msgspec.field(default_factory=list)
     _calls: dict[int, _Call] = msgspec.field(default_factory=dict)
     # A worker still answers what was asked of it before it registered anew, by this manager or
     # one that was here before: such an answer must not have the number of another order.
@@ -91,10 +91,26 @@ class WorkerLink(msgspec.Struct):
         """Nothing is asked of it, and what it held when it registered is known."""
         return not self._calls and self.learnt.is_set()
 
+    @property
+    def running(self) -> int:
+        """How many steps were given to it and are not over."""
+        return len(self._began_s)
+
+    def begin_step(self) -> float:
+        """Count a step that is about to be given to it; return what ``end_step`` takes."""
+        self._began_s.append(time.monotonic())
+        return self._began_s[-1]
+
+    def end_step(self, began_s: float) -> None:
+        """Count a step as over."""
+        self._began_s.remove(began_s)
+
     def view(self) -> WorkerView:
         """Return what placement needs to know of it."""
         labels = {"name": self.name, **self.hello.labels}
-        return WorkerView(self.name, labels, self.hello.slots, self.running)
+        now_s = time.monotonic()
+        ran_s = tuple(now_s - began_s for began_s in self._began_s)
+        return WorkerView(self.name, labels, self.hello.slots, ran_s)
 
     def row(self) -> WorkerRow:
         """Return it as a line for people."""

@@ -18,13 +18,17 @@ inputs_of = st.lists(st.dictionaries(st.sampled_from(NAMES), reach), max_size=4)
 labels = st.dictionaries(st.sampled_from(["arch", "gpu"]), st.sampled_from(["x", "y"]))
 constraint = st.tuples(st.sampled_from(["arch", "gpu"]), st.sampled_from(["x", "y"]))
 view = st.builds(
-    WorkerView, st.sampled_from(NAMES), labels, st.integers(1, 4), st.integers(0, 9)
+    WorkerView,
+    st.sampled_from(NAMES),
+    labels,
+    st.integers(1, 4),
+    st.lists(st.floats(0, 1e6), max_size=9).map(tuple),
 )
 views_of = st.lists(view, max_size=4, unique_by=lambda one: one.name)
 
 
 def idle(*names: str) -> list[WorkerView]:
-    return [WorkerView(name, {}, 1, 0) for name in names]
+    return [WorkerView(name, {}, 1) for name in names]
 
 
 def chosen(placement: Placement | None) -> str:
@@ -75,27 +79,40 @@ def test_here_beats_moving_however_little_when_queues_are_equal(mode: Mode, size
     assert chosen(place(inputs, idle("ant", "bee"))) == "bee"
 
 
+def test_who_has_been_busy_for_long_is_not_waited_for_where_another_can_have_it_sooner() -> (
+    None
+):
+    inputs = [{"ant": Reach(Mode.LOCAL), "bee": Reach(Mode.LAYERS, 1_000_000_000)}]
+
+    def where(*ran_s: float, slots: int = 1) -> str:
+        return chosen(place(inputs, [WorkerView("ant", {}, slots, ran_s), *idle("bee")]))
+
+    assert [where(ran_s) for ran_s in (0.1, 5.0, 60.0)] == ["ant", "ant", "bee"]
+    assert where(60.0, 1.0, slots=2) == "ant", "one that began just now may be over soon"
+    assert where(60.0, 7.0, 4.0, slots=2) == "bee", "two have to end first"
+
+
 def test_long_queue_outweighs_a_small_move() -> None:
     inputs = [{"ant": Reach(Mode.LOCAL), "bee": Reach(Mode.PATHS, 1000)}]
-    busy = [WorkerView("ant", {}, 1, 3), WorkerView("bee", {}, 1, 0)]
+    busy = [WorkerView("ant", {}, 1, (0.0,) * 3), *idle("bee")]
     assert chosen(place(inputs, busy)) == "bee"
 
 
 def test_large_move_outweighs_a_short_queue() -> None:
     inputs = [{"ant": Reach(Mode.LOCAL), "bee": Reach(Mode.LAYERS, 10**10)}]
-    busy = [WorkerView("ant", {}, 1, 1), WorkerView("bee", {}, 1, 0)]
+    busy = [WorkerView("ant", {}, 1, (0.0,)), *idle("bee")]
     assert chosen(place(inputs, busy)) == "ant"
 
 
 def test_worker_with_a_free_slot_does_not_make_a_step_wait() -> None:
-    placement = place([], [WorkerView("ant", {}, 4, 3)])
+    placement = place([], [WorkerView("ant", {}, 4, (0.0,) * 3)])
     assert placement is not None
     assert placement.chosen.wait_s == 0
 
 
 def test_equal_workers_are_told_apart_by_load_and_then_by_name() -> None:
     assert chosen(place([], idle("cat", "ant", "bee"))) == "ant"
-    assert chosen(place([], [WorkerView("ant", {}, 4, 1), *idle("bee")])) == "bee"
+    assert chosen(place([], [WorkerView("ant", {}, 4, (0.0,)), *idle("bee")])) == "bee"
 
 
 def test_nobody_fits_gives_no_placement() -> None:
