@@ -283,8 +283,9 @@ class RefStore:
                 "INSERT OR REPLACE INTO refs VALUES (?, ?, ?)",
                 (held.info.ref, held.snapshot, msgspec.msgpack.encode(held.info)),
             )
-        self._held[held.info.ref] = held
-        self._changes += 1
+        known, self._held[held.info.ref] = self._held.get(held.info.ref), held
+        if known is None or known.info.layer != held.info.layer:
+            self._changes += 1
 
     def _using(self) -> AbstractContextManager[None]:
         return using(self._path, remedy=_REMEDY)
