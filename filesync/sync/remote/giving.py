@@ -23,7 +23,6 @@ from filesync.sync.part import Removal, as_told, in_one_place
 from filesync.sync.planned import Planned
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import Peer, ask, tell, too_old, with_more
-from filesync.sync.remote.lists import pack_list
 from filesync.sync.remote.offered import Offered
 from filesync.sync.remote.sourcetrees import SourceTrees
 from filesync.sync.remote.telling import ADD_AFTER_S
@@ -64,6 +63,8 @@ class Giving:
         self._options = options
         self._listed: fields.Listed | None = None
         if options.listed is not None and not options.delete:
+            from filesync.sync.remote.lists import pack_list
+
             self._listed = pack_list(options.listed)
         # Of a longer list the server looks at all: the rules alone may leave out what leads to a listed name.
         self._is_all_seen = options.delete or (options.listed is not None and not self._listed)
