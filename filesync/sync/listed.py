@@ -13,7 +13,7 @@ from filesync.disk.updating.visits import is_below
 from filesync.errors import UsageError
 from filesync.find import clean
 from filesync.manifest import Manifest
-from filesync.sync.filter import Filter
+from filesync.sync.filter import Decides, Filter
 from filesync.sync.part import Part
 
 
@@ -52,12 +52,35 @@ class Listed:
         """Say whether anything is listed."""
         return bool(self._given or self._open)
 
-    def leaves_out(self, path: bytes, is_directory: bool) -> bool | None:
-        """Say whether the name at ``path`` does not come; None if it is listed, so that the user's rules decide."""
-        if is_directory and path in self._above:
-            return False
-        is_in = path in self._given or path.rpartition(b"/")[0] in self._open
-        return None if is_in or is_below(path, self._full) or b"" in self._full else True
+    def decides(self, rules: Sequence[bytes]) -> Decides:
+        """Return what says whether a name does not come; None if it is listed, so that ``rules`` decide.
+
+        What leads to something comes, whatever they say; where they leave it out, nothing else in it comes.
+        """
+        filter = Filter(rules)
+        ways: dict[bytes, bool] = {}
+
+        def is_only_a_way(path: bytes) -> bool:
+            if path not in self._above:
+                return False
+            if path not in ways:
+                ways[path] = filter.excludes(path, is_directory=True)
+            return ways[path]
+
+        def leaves_out(path: bytes, is_directory: bool) -> bool | None:
+            if is_directory and path in self._above:
+                return False
+            if path in self._given:
+                return None
+            above = path.rpartition(b"/")[0]
+            is_in = above in self._open
+            while not is_in and above not in self._full and not is_only_a_way(above):
+                if not above or not self._full:
+                    return True
+                above = above.rpartition(b"/")[0]
+            return True if is_only_a_way(above) else None
+
+        return leaves_out
 
     def narrowed(self, paths: Iterable[bytes]) -> "Listed":
         """Return a list of ``paths`` alone, which are of this one."""

@@ -131,7 +131,7 @@ class Options(msgspec.Struct, frozen=True):
 
     def filter(self, root: bytes = b"") -> Filter:
         """Return what is left out of a source, of which the paths have ``root`` before them."""
-        listed = None if self.listed is None else self.listed.leaves_out
+        listed = None if self.listed is None else self.listed.decides(self.rules)
         return Filter(self.rules, root=root, before=listed)
 
     def unseen(self, root: bytes = b"") -> Filter:

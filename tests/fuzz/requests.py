@@ -160,7 +160,7 @@ def _answer(request: wire.Request) -> None:
             assert all(one is None or 0 <= one <= MAX_ID for one in known)
         case wire.Look(paths, listed=fields.Listed() as told):
             listed = unpack_list(told)
-            filter = Filter((), before=listed.leaves_out)
+            filter = Filter((), before=listed.decides(()))
             for path in listed.of(paths[0], b"")[0]:
                 filter.excludes(path, True)
         case wire.Look(paths, rules) | wire.Prepare(names=paths, rules=rules):

@@ -146,7 +146,7 @@ class TreeServer:
             if len(paths) > 1:
                 raise UsageError("a list is of what is in one directory")
             paths, _ = listed.of(paths[0], b"")
-        before = None if listed is None else listed.leaves_out
+        before = None if listed is None else listed.decides(request.rules)
         filter = Filter(request.rules, before=before)
         sources = find_sources(
             self._places, paths, filter, most=MAX_HELD, unites=request.unites
@@ -403,7 +403,8 @@ def _takes_additions(target: Target | None, request: wire.Prepare) -> bool:
 
 def _unseen(request: wire.Prepare, part: Part) -> Filter:
     """Return what the scan of what was prepared leaves out. Blocks."""
-    before = None if request.listed is None else unpack_list(request.listed).leaves_out
+    listed = None if request.listed is None else unpack_list(request.listed)
+    before = None if listed is None else listed.decides(request.rules)
     return Filter(request.rules, root=part.prefix, before=before)
 
 

@@ -113,6 +113,20 @@ def test_what_leads_to_something_comes_and_stays_though_it_is_excluded(
     assert (stage.dst / "d/kept").exists()
 
 
+@ours_and_rsync
+@pytest.mark.parametrize("exclude", ["b", "/a/b", "a", "/a/b/"])
+def test_what_is_excluded_comes_for_what_is_listed_in_it_alone(
+    tool: Tool, stage: Stage, src: Path, exclude: str
+) -> None:
+    (src / "a/b/deep").mkdir()
+    for name in ("a/b/other", "a/b/deep/other"):
+        (src / name).touch()
+    words = ["-ar", f"--exclude={exclude}"]
+    code, names = take(tool, stage, b"a\na/b/f\nd/i\n", *words)
+    assert (code, names - {"a/g"}) == (0, {"a", "a/b", "a/b/f", "d", "d/i"})
+    assert ("a/g" in names) == (exclude != "a")
+
+
 @every_tool
 def test_what_is_listed_in_a_file_costs_no_other(tool: Tool, stage: Stage, src: Path) -> None:
     (src / "file").write_text("no directory")

@@ -58,8 +58,8 @@ def test_what_the_other_side_is_told_lists_the_same(
     if told is not None:
         there = unpack_list(told)
         assert there.of(b"", b"") == listed.of(b"", b"")
-        come_there = come(Filter((), before=there.leaves_out))
-        assert come_there == come(Filter((), before=listed.leaves_out))
+        come_there = come(Filter((), before=there.decides(())))
+        assert come_there == come(Filter((), before=listed.decides(())))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,18 @@ def test_what_the_other_side_is_told_lists_the_same(
 def test_what_is_listed_comes_with_what_leads_to_it(
     path: bytes, all_below: bool, those: set[bytes]
 ) -> None:
-    assert come(Filter((), before=Listed([path], all_below=all_below).leaves_out)) == those
+    assert come(Filter((), before=Listed([path], all_below=all_below).decides(()))) == those
+
+
+@pytest.mark.parametrize("rule", [b"- a", b"- /a/a", b"- /a/a/"])
+def test_what_leads_to_something_and_is_left_out_comes_for_no_more_than_that(
+    rule: bytes,
+) -> None:
+    for paths, all_below in (([b"a/", b"a/a/b"], True), ([b"a/", b"a/a/", b"a/a/b"], False)):
+        decides = Listed(paths, all_below=all_below).decides([rule])
+        found = come(Filter([rule], before=decides))
+        beside = set() if rule == b"- a" else {b"a/" + name for name in NAMES}
+        assert found == {b"a", b"a/a", b"a/a/b"} | beside
 
 
 def test_what_rsync_would_leave_out_of_a_path_is_an_error() -> None:
@@ -88,13 +99,13 @@ def test_what_rsync_would_leave_out_of_a_path_is_an_error() -> None:
 
 
 def test_below_a_name_the_list_is_of_the_whole_transfer() -> None:
-    filter = Filter((), root=b"a/", before=Listed([b"a/b", b"b"]).leaves_out)
+    filter = Filter((), root=b"a/", before=Listed([b"a/b", b"b"]).decides(()))
     assert not filter.excludes(b"b", is_directory=False)
     assert filter.excludes(b"a", is_directory=True)
 
 
 def test_what_leads_to_something_comes_only_as_a_directory() -> None:
-    filter = Filter((), before=Listed([b"a/b"]).leaves_out)
+    filter = Filter((), before=Listed([b"a/b"]).decides(()))
     assert filter.excludes(b"a", is_directory=False)
 
 
