@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from filesync.disk.handles import shown
 from filesync.disk.reserved import WORK_PREFIX, is_reserved
 from filesync.disk.scanning.mounts import Mounts
-from filesync.disk.scanning.scan import scan
+from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import cache_bytes, open_cache
 from filesync.disk.scanning.wanted import LeaveOut
@@ -139,20 +139,32 @@ def scan_place(
             path = below(exc.path, place.depth)
             raise SourceChanged(str(exc), path) from exc
     manifest = Manifest(found.tree, nodes)
-    if not place.united:
-        return Found(manifest, found.skipped, found.unreadable, found.mounts)
-    # One of the directories, or what leads to it, has no path in what they come to: it is told by its own.
-    unreadable = {
-        below(path, place.depth) or path: why for path, why in found.unreadable.items()
-    }
-    shut = {path: why for path, why in found.unreadable.items() if not below(path, place.depth)}
-    read = [path for path in place.united if not _is_in(path, shut)]
+    if place.united:
+        return _as_one(place, manifest, found, nodes)
+    return Found(manifest, found.skipped, found.unreadable, found.mounts)
+
+
+def _as_one(place: Place, manifest: Manifest, found: Scanned, nodes: Nodes) -> Found:
+    """Return what the directories that are one at ``place`` come to, of which all is ``found``.
+
+    Raises:
+        Unreadable: none of them can be read.
+        SourceChanged: see ``unite``.
+    """
+    from filesync.disk.updating.visits import is_below  # few scans are of such a place
+
+    depth, unreadable = place.depth, found.unreadable
+    shut = {path for path in unreadable if not below(path, depth)}
+    read = [path for path in place.united if not is_below(path, shut)]
     if not read:
-        path, number = next(iter(shut.items()))
-        raise Unreadable(f"{shown(path)} cannot be read: {os.strerror(number)}", b"", number)
+        path = min(shut)
+        why = unreadable[path]
+        raise Unreadable(f"{shown(path)} cannot be read: {os.strerror(why)}", b"", why)
     met = nowhere_else(manifest, read, found.mounts)
     whole = unite(manifest, read, nodes)
-    return Found(whole, found.skipped, unreadable, met, files=manifest)
+    # One of them, or what leads to it, has no path in what they come to: it is told by its own.
+    told = {below(path, depth) or path: why for path, why in unreadable.items()}
+    return Found(whole, found.skipped, told, met, files=manifest)
 
 
 def note_proved(
@@ -233,11 +245,6 @@ def _only_in(paths: Sequence[bytes], leave_out: LeaveOut | None) -> LeaveOut:
         return leave_out is not None and leave_out(below(path, depth), is_directory)
 
     return leaves_out
-
-
-def _is_in(path: bytes, directories: Iterable[bytes]) -> bool:
-    """Say whether ``path`` is, or is below, one of ``directories``."""
-    return any((path + b"/").startswith(one + b"/") for one in directories)
 
 
 def is_little(place: Place, caches: Path | None) -> bool:
