@@ -148,6 +148,16 @@ def occupy(home: Path) -> None:
         (place / "there").touch()
 
 
+def plant(evil: Path, home: Path, *, grows: bool) -> None:
+    """Have a server hold more, and make the destination."""
+    (evil / "d").mkdir()
+    for name in ("in", "deep"):
+        (evil / "d" / name).write_text("planted")
+    home.mkdir()
+    if not grows:
+        occupy(home)
+
+
 either: Final = pytest.mark.parametrize("grows", [True, False], ids=["growing", "planned"])
 
 
@@ -210,12 +220,7 @@ def test_a_server_that_gives_what_it_was_told_to_leave_out_is_refused(
     evil: Path,
     tmp_path: Path,
 ) -> None:
-    (evil / "d").mkdir()
-    for name in ("in", "deep"):
-        (evil / "d" / name).write_text("planted")
-    (tmp_path / "home").mkdir()
-    if not grows:
-        occupy(tmp_path / "home")
+    plant(evil, tmp_path / "home", grows=grows)
     before = names_below(tmp_path / "home")
     options = Options(rules=rules)
     error = LyingServer(evil, part).gives(asked, tmp_path / "home", options)
@@ -229,12 +234,7 @@ def test_a_server_that_gives_what_it_was_told_to_leave_out_is_refused(
 def test_a_server_that_gives_what_no_list_names_is_refused(
     grows: bool, evil: Path, tmp_path: Path
 ) -> None:
-    (evil / "d").mkdir()
-    for name in ("in", "deep"):
-        (evil / "d" / name).write_text("planted")
-    (tmp_path / "home").mkdir()
-    if not grows:
-        occupy(tmp_path / "home")
+    plant(evil, tmp_path / "home", grows=grows)
     part = fields.Part(TOKEN, b"", (b"d", b"f"), trees=True)
     options = Options(listed=Listed([b"f", b"d/in"]))
     error = LyingServer(evil, part).gives([b"x"], tmp_path / "home", options)
