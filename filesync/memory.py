@@ -1,10 +1,15 @@
 """Memory that this process has freed, and that its allocator keeps for the next time."""
 
-import ctypes
+from functools import cache
 from typing import Final
 
-_M_ARENA_MAX: Final = -8  # as malloc.h has it
+_M_TRIM_THRESHOLD: Final = -1  # as malloc.h has them
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
+_KEPT_BYTES: Final = 32 << 20
+MAPPED_BYTES: Final = 128 << 10
+"""What is as large is given back to the system when it is freed, unless ``keep_pages`` was called."""
 
 
 def share_arenas() -> None:
@@ -15,9 +20,19 @@ def share_arenas() -> None:
     processors, 115 MB, with two arenas 71, in the same time; two workers after
     400 builds 223 and 199, then 99 and 119.
     """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(_M_ARENA_MAX, _ARENAS)
+    _set(_M_ARENA_MAX, _ARENAS)
+
+
+@cache
+def keep_pages() -> None:
+    """Have each arena keep up to 32 MiB that are free at its end; does nothing where libc is not glibc.
+
+    For who sends or gets megabytes: the memory of a frame is given back when it is sent or written otherwise,
+    and each page of the next one is a fault, and cleared. 1 GiB took 1.15 s and 130,000 faults of who
+    sends it, and takes 0.95 and 19,000. The first call takes 2 ms, where nothing has loaded ctypes.
+    """
+    _set(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # what is mapped by itself is never kept
+    _set(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def give_back() -> None:
@@ -26,6 +41,16 @@ def give_back() -> None:
     What threads have used stays with each thread's arena otherwise: a server that had 40 clients
     at once kept five times of what it needed.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    from ctypes import CDLL
+
+    trim = getattr(CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def _set(option: int, value: int) -> None:
+    from ctypes import CDLL
+
+    set_option = getattr(CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(option, value)

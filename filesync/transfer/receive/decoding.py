@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from filesync.errors import PeerError
+from filesync.memory import MAPPED_BYTES, keep_pages
 from filesync.transfer.coding import codec
 from filesync.transfer.receive.units import Coded
 from filesync.transfer.wire import Buffer, Codec
@@ -27,6 +28,8 @@ class Decoding:
 
         The future has MalformedMessage if they are none; nobody needs to look.
         """
+        if data.raw_bytes >= MAPPED_BYTES:
+            keep_pages()
         plain: asyncio.Future[Buffer]
         if data.codec is Codec.STREAM:
             turn = self._in_turn(session, data, self._last.get(session))

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from filesync.errors import FilesyncError, LocalError
+from filesync.memory import MAPPED_BYTES, keep_pages
 from filesync.transfer.coding import codec
 from filesync.transfer.coding.choice import Coding
 from filesync.transfer.coding.stream import StreamEncoder
@@ -236,6 +237,8 @@ class Sending:
     def _perform(self, job: Job, wanted: Codec) -> tuple[Answer, Buffer]:
         match job:
             case SendFrame(ranges, raw_bytes):
+                if raw_bytes >= MAPPED_BYTES:
+                    keep_pages()
                 data = self._source.read(ranges)
                 coded, payload = codec.compress(data, wanted=wanted is not Codec.RAW)
                 return Frame(self._session, raw_bytes, coded), payload

@@ -1,11 +1,15 @@
-"""A server gives back the memory that it has used for clients that have gone."""
+"""Memory that was used is used again, and a server gives it back when its clients have gone."""
 
 import asyncio
 import os
 import platform
+import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -14,13 +18,33 @@ from filesync import memory
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote import holders
-from filesync.sync.remote.client import Remote, sync_to
+from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.connection import listener_zmq
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
 from tests.integration.test_sync_plane import LOOPBACK
+
+PROGRAM: Final = (sys.executable, "-m", "filesync")
+MIB: Final = 1 << 20
+PAGE: Final = resource.getpagesize()
+only_glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="others have no arenas, and keep what they like"
+)
+
+
+@contextmanager
+def serving(root: Path) -> Iterator[tuple[int, str]]:
+    """Give the process and the address of a server of ``root``."""
+    with subprocess.Popen(
+        [*PROGRAM, "serve", str(root), "--listen", LOOPBACK], stdout=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout is not None
+        try:
+            yield server.pid, server.stdout.readline().strip()
+        finally:
+            server.terminate()
 
 
 async def given_back(root: Path, monkeypatch: pytest.MonkeyPatch, used_s: float) -> list[float]:
@@ -86,30 +110,18 @@ def arenas(pid: int) -> int:
     return sum(start % (64 << 20) == 0 for start in starts)
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no arenas")
+@only_glibc
 def test_threads_of_a_server_share_what_they_allocate_from(tmp_path: Path) -> None:
-    program = [sys.executable, "-m", "filesync"]
     for number in range(200):
         (tmp_path / f"src/{number % 20}").mkdir(parents=True, exist_ok=True)
         (tmp_path / f"src/{number % 20}/{number}").write_bytes(os.urandom(20_000))
     (tmp_path / "served").mkdir()
-    with subprocess.Popen(
-        [*program, "serve", str(tmp_path / "served"), "--listen", LOOPBACK],
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as server:
-        assert server.stdout is not None
-        try:
-            address = server.stdout.readline().strip()
-            subprocess.run(
-                [*program, "sync", f"{tmp_path}/src/", f"{address}/dest/"], check=True
-            )
-            assert arenas(server.pid) <= 1
-        finally:
-            server.terminate()
+    with serving(tmp_path / "served") as (pid, address):
+        subprocess.run([*PROGRAM, "sync", f"{tmp_path}/src/", f"{address}/dest/"], check=True)
+        assert arenas(pid) <= 1
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="others have no arenas")
+@only_glibc
 def test_so_do_those_of_a_worker_and_of_a_manager(tmp_path: Path) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/file").write_bytes(os.urandom(20_000))
@@ -118,3 +130,50 @@ def test_so_do_those_of_a_worker_and_of_a_manager(tmp_path: Path) -> None:
         cluster.build(tmp_path / "src", "-o", f"type=local,dest={tmp_path}/out")
         for process in cluster.processes.values():
             assert arenas(process.pid) <= 1
+
+
+TAKEN_AGAIN = """
+import resource
+from filesync.memory import keep_pages
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(32):
+        [bytearray(1 << 20) for _ in range(8)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+faults()
+before = faults()
+keep_pages()
+faults()
+print(before, faults())
+"""
+
+
+@only_glibc
+def test_what_is_kept_costs_no_fault_a_page_when_it_is_taken_again() -> None:
+    command = [sys.executable, "-c", TAKEN_AGAIN]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    before, after = map(int, said.split())
+    assert before > 32 * MIB // PAGE
+    assert after < MIB // PAGE
+
+
+@pytest.mark.parametrize("size", [1000, 2 * MIB])
+@pytest.mark.parametrize("pulls", [False, True], ids=["given", "taken"])
+def test_memory_is_kept_by_who_gives_and_by_who_takes_megabytes(
+    tmp_path: Path, pulls: bool, size: int
+) -> None:
+    served, here = tmp_path / "served", tmp_path / "here"
+    for root in (served, here):
+        (root / "src").mkdir(parents=True)
+        (root / "src/file").write_bytes(os.urandom(size))
+    with serving(served) as (_, address):
+        memory.keep_pages.cache_clear()
+        if pulls:
+            there = [Remote(address, b"src/")]
+            asyncio.run(sync_from(there, os.fsencode(here / "dest"), Options()))
+        else:
+            given = [os.fsencode(here / "src") + b"/"]
+            asyncio.run(sync_to(given, Remote(address, b"dest"), Options()))
+    assert memory.keep_pages.cache_info().currsize == (size >= MIB)
