@@ -1,5 +1,6 @@
 """Memory that this process has freed, and that its allocator keeps for the next time."""
 
+import asyncio
 from functools import cache
 from typing import Final
 
@@ -8,6 +9,7 @@ _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 _ARENAS: Final = 2
 _KEPT_BYTES: Final = 32 << 20
+GIVE_BACK_S: Final = 60.0
 MAPPED_BYTES: Final = 128 << 10
 """What is as large is given back to the system when it is freed, unless ``keep_pages`` was called."""
 
@@ -46,6 +48,33 @@ def give_back() -> None:
     trim = getattr(CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+class GivingBack:
+    """Has a process that goes on give back what its works have used, ``GIVE_BACK_S`` after one has ended.
+
+    Others that are under way then do not put it off: some processes are never idle for so long.
+    """
+
+    def __init__(self) -> None:
+        self._ended = 0
+        self._is_waiting = False
+
+    def note_end(self) -> None:
+        """Take note that a work has ended, in the event loop."""
+        self._ended += 1
+        if not self._is_waiting:
+            self._wait()
+
+    def _wait(self) -> None:
+        self._is_waiting = True
+        asyncio.get_running_loop().call_later(GIVE_BACK_S, self._give_back, self._ended)
+
+    def _give_back(self, ended: int) -> None:
+        asyncio.get_running_loop().run_in_executor(None, give_back)
+        self._is_waiting = False
+        if self._ended != ended:  # one that has ended just now may not be done with its memory
+            self._wait()
 
 
 def _set(option: int, value: int) -> None:

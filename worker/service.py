@@ -16,6 +16,7 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, LocalError, Unavailable
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
+from filesync.memory import GivingBack
 from filesync.select import select
 from filesync.transfer.errors import NotOffered, Refused
 from filesync.transfer.plane_zmq import DataPlane
@@ -124,6 +125,7 @@ class Service(msgspec.Struct):
     _open: dict[bytes, Open] = msgspec.field(default_factory=dict)
     _layering: Turns = msgspec.field(default_factory=lambda: Turns(os.cpu_count() or 1))
     _agents: dict[int, Agents] = msgspec.field(default_factory=dict)
+    _memory: GivingBack = msgspec.field(default_factory=GivingBack)
     _running: int = 0
 
     async def perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
@@ -147,6 +149,8 @@ class Service(msgspec.Struct):
         except Exception as exc:
             log.exception("order ended by a bug number=%d", number)
             return Failed("internal", f"internal error: {exc!r}")
+        finally:
+            self._memory.note_end()
 
     def _disk_full(self, exc: BaseException) -> str:
         """Return what to do if it was a full disk that made ``exc``."""

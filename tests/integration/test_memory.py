@@ -17,14 +17,15 @@ from bench.processes import Cluster
 from filesync import memory
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
-from filesync.sync.remote import holders
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.server import TreeServer
 from filesync.transfer.connection import listener_zmq
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.plane_zmq import DataPlane
+from tests.integration.layer_pair import Side
 from tests.integration.test_sync_plane import LOOPBACK
+from worker.wire.disk import ReadUsage
 
 PROGRAM: Final = (sys.executable, "-m", "filesync")
 MIB: Final = 1 << 20
@@ -53,22 +54,16 @@ async def given_back(root: Path, monkeypatch: pytest.MonkeyPatch, used_s: float)
     times: list[float] = []
     gone: list[float] = []
     began = loop.time()
-    calls: list[None] = []
-    drop_all, give_back = Holders._drop_all, Holders._give_back
+    drop_all = Holders._drop_all
 
     def dropping(self: Holders, channel: Channel) -> None:
         gone.append(loop.time())
         drop_all(self, channel)
 
-    def giving_back(self: Holders, ended: int) -> None:
-        times.append(loop.time())
-        give_back(self, ended)
-
     monkeypatch.setattr(Holders, "_drop_all", dropping)
-    monkeypatch.setattr(Holders, "_give_back", giving_back)
     monkeypatch.setattr(listener_zmq, "PING_S", 0.05)
-    monkeypatch.setattr(holders, "GIVE_BACK_S", 0.3)
-    monkeypatch.setattr(memory, "give_back", lambda: calls.append(None))
+    monkeypatch.setattr(memory, "GIVE_BACK_S", 0.3)
+    monkeypatch.setattr(memory, "give_back", lambda: times.append(loop.time()))
     server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
     async with DataPlane(LOOPBACK, answer=server.answer) as plane:
         server.use(plane)
@@ -78,7 +73,6 @@ async def given_back(root: Path, monkeypatch: pytest.MonkeyPatch, used_s: float)
             is_used = loop.time() - began < used_s
             await sync_to([os.fsencode(root / "src") + b"/"], remote, Options())
         await asyncio.sleep(1.2)
-    assert len(calls) == len(times)
     return [time - gone[-1] for time in times]
 
 
@@ -94,6 +88,23 @@ def test_memory_is_given_back_some_time_after_a_client_has_gone_whoever_comes_me
     assert after
     assert after[-1] > 0.2
     assert len(after) <= 2, "nobody has come since"
+
+
+def test_a_worker_gives_memory_back_some_time_after_an_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[None] = []
+
+    async def given_back() -> int:
+        async with Side(tmp_path / "worker") as side:
+            await side.service.perform(1, ReadUsage(), lambda _: None)
+            assert not calls
+            await asyncio.sleep(1)
+        return len(calls)
+
+    monkeypatch.setattr(memory, "GIVE_BACK_S", 0.3)
+    monkeypatch.setattr(memory, "give_back", lambda: calls.append(None))
+    assert asyncio.run(given_back()) == 1
 
 
 def test_giving_back_does_no_harm() -> None:

@@ -1,10 +1,10 @@
 """Who holds which places of a server of trees."""
 
-import asyncio
 from typing import Final
 from weakref import WeakSet
 
 from filesync.entropy import random_bytes
+from filesync.memory import GivingBack
 from filesync.sync.places import Identity
 from filesync.sync.remote.held import Held
 from filesync.transfer.connection.channel_zmq import Channel
@@ -14,9 +14,6 @@ from filesync.transfer.send.offer import TOKEN_BYTES
 MAX_HELD: Final = 64
 """Places that one peer may hold at once; each costs a descriptor, those of directories that were read
 last (``SourceTree``), and its manifest in memory."""
-GIVE_BACK_S: Final = 60.0
-"""So long after a client has gone a server gives the memory back that it needed for it, whoever has come
-meanwhile: some servers are never without a client for so long."""
 
 
 class Holders:
@@ -25,8 +22,7 @@ class Holders:
     def __init__(self) -> None:
         self._helds: dict[Channel, dict[bytes, Held]] = {}
         self._lost: WeakSet[Held] = WeakSet()  # what is being given to by lost peers
-        self._ended = 0
-        self._is_giving_back = False
+        self._memory = GivingBack()
 
     def hold(self, channel: Channel, *helds: Held) -> list[bytes]:
         """Keep ``helds`` for ``channel``, all of them or none; return their tokens.
@@ -87,19 +83,4 @@ class Holders:
             held.close()
             if held.is_claimed and held.is_used:
                 self._lost.add(held)
-        self._ended += 1
-        if not self._is_giving_back:
-            self._give_back_later()
-
-    def _give_back_later(self) -> None:
-        self._is_giving_back = True
-        asyncio.get_running_loop().call_later(GIVE_BACK_S, self._give_back, self._ended)
-
-    def _give_back(self, ended: int) -> None:
-        # A server alone needs this, and whoever starts one must not wait for it.
-        from filesync.memory import give_back
-
-        asyncio.get_running_loop().run_in_executor(None, give_back)
-        self._is_giving_back = False
-        if self._ended != ended:  # one who has gone just now may not be done with its memory
-            self._give_back_later()
+        self._memory.note_end()
