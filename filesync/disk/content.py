@@ -84,19 +84,23 @@ def write_sparse(fd: int, view: memoryview, offset: int) -> None:
     be zero, too, and of a long hole that comes chunk by chunk each border would be a page.
     """
     length = len(view)
-    at = min(-offset % _PAGE, length)
-    start = at if _is_zero(view[:at]) else 0
-    while at + _PAGE <= length:
-        # One byte decides for nearly every page: 13 us a MiB.
-        if not view[at] and _is_zero(view[at : at + _PAGE]):
-            if start < at:
-                write_all(fd, view[start:at], offset + start)
-            start = at + _PAGE
-            while start + _RUN <= length and _ZEROS.startswith(view[start : start + _RUN]):
-                start += _RUN
-            at = start
-        else:
+    first = min(-offset % _PAGE, length)
+    start = first if _is_zero(view[:first]) else 0
+    # One byte decides for nearly every page.
+    heads = view[first : max(first, length - _PAGE + 1) : _PAGE].tobytes()
+    at = first
+    while (page := heads.find(0, (at - first) // _PAGE)) >= 0:
+        at = first + page * _PAGE
+        if not _is_zero(view[at : at + _PAGE]):
             at += _PAGE
+            continue
+        if start < at:
+            write_all(fd, view[start:at], offset + start)
+        start = at + _PAGE
+        while start + _RUN <= length and _ZEROS.startswith(view[start : start + _RUN]):
+            start += _RUN
+        at = start
+    at = first + len(heads) * _PAGE
     if start <= at < length and _is_zero(view[at:]):
         length = at
     write_all(fd, view[start:length], offset + start)
