@@ -8,6 +8,8 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -21,9 +23,15 @@ from solver.wire import ListWorkers, Workers
 def _listened_at_by_children() -> list[str]:
     """Return at which of this machine's TCP addresses, as the kernel writes them, children listen."""
     pids = Path("/proc/thread-self/children").read_text().split()
-    held = {str(fd.readlink()) for pid in pids for fd in Path(f"/proc/{pid}/fd").iterdir()}
+    held = {one for pid in pids for one in _opened_by(pid)}
     rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     return [row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in held]
+
+
+def _opened_by(pid: str) -> Iterator[str]:
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            yield str(fd.readlink())
 
 
 async def _workers_of(manager: str) -> list[str]:
