@@ -11,7 +11,7 @@ import zstandard
 
 from filesync.errors import MalformedMessage
 from filesync.transfer.coding.codec import LEVEL, MAX_WINDOW_BYTES
-from filesync.transfer.wire import MAX_FRAME_BYTES, Buffer
+from filesync.transfer.wire import Buffer
 
 _PARAMETERS: Final = zstandard.ZstdCompressionParameters.from_level(
     LEVEL, window_log=MAX_WINDOW_BYTES.bit_length() - 1, hash_log=18
@@ -35,47 +35,46 @@ class StreamDecoder:
     """The receiver's end, for one thread at a time; of no use after an error. Holds 8 MB."""
 
     def __init__(self) -> None:
-        self._plain = _Plain()
-        # With room for a whole frame zstd keeps nothing back that it could give.
-        self._coder = zstandard.ZstdDecompressor(
+        self._piece = _Piece()
+        # Not a stream_writer: what it writes to cannot stop it without 2 MiB being lost for good.
+        self._plain = zstandard.ZstdDecompressor(
             max_window_size=MAX_WINDOW_BYTES
-        ).stream_writer(cast("IO[bytes]", self._plain), write_size=MAX_FRAME_BYTES + 1)
+        ).stream_reader(cast("IO[bytes]", self._piece), closefd=False)
 
     def decode(self, piece: Buffer, raw_bytes: int) -> Buffer:
         """Return the ``raw_bytes`` bytes, MAX_FRAME_BYTES at most, that the next piece stands for.
 
         Raises:
             MalformedMessage: it is no piece that follows, or stands for more bytes, or fewer. No
-                more than MAX_FRAME_BYTES of it were expanded.
+                more than one byte too many was expanded.
         """
-        self._plain.begin(raw_bytes)
+        self._piece.data = piece
         try:
-            self._coder.write(piece)
+            # With room for one byte more zstd keeps nothing back, and mostly gives all at once.
+            data = more = self._plain.read1(raw_bytes + 1)
+            while more and len(data) < raw_bytes:
+                more = self._plain.read1(raw_bytes + 1 - len(data))
+                data += more
+        except _NoMore:
+            raise MalformedMessage("a piece of a stream is shorter than it says") from None
         except zstandard.ZstdError as exc:
             raise MalformedMessage(f"a piece of a compressed stream is damaged: {exc}") from exc
-        return self._plain.end()
+        if len(data) != raw_bytes:
+            raise MalformedMessage("a piece of a stream is longer than it says, or the last")
+        return data
 
 
-class _Plain:
-    """What zstd writes to: takes so many bytes and no more."""
+class _NoMore(Exception):
+    """What follows is in the next piece."""
 
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-        self._left = 0
 
-    def begin(self, size: int) -> None:
-        self._left = size
+class _Piece:
+    """What zstd reads from: all of ``data``, once; at its end the stream is not over."""
 
-    def write(self, data: bytes) -> int:
-        self._left -= len(data)
-        if self._left < 0:
-            raise MalformedMessage("a piece of a compressed stream is longer than it says")
-        self._parts.append(data)
-        return len(data)
+    data: Buffer | None = None
 
-    def end(self) -> Buffer:
-        if self._left:
-            raise MalformedMessage("a piece of a compressed stream is shorter than it says")
-        data = b"".join(self._parts)
-        self._parts.clear()
+    def read(self, _: int) -> Buffer:
+        data, self.data = self.data, None
+        if not data:
+            raise _NoMore
         return data

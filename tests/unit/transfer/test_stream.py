@@ -2,7 +2,9 @@
 
 import os
 import random
+import resource
 import tracemalloc
+from pathlib import Path
 
 import pytest
 import zstandard
@@ -68,6 +70,25 @@ def test_a_piece_cannot_expand_beyond_a_frame() -> None:
         assert tracemalloc.get_traced_memory()[1] < 4 * MAX_FRAME_BYTES
     finally:
         tracemalloc.stop()
+
+
+def address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def test_pieces_that_are_refused_take_no_memory_for_good() -> None:
+    piece = StreamEncoder().encode(bytes(range(256)) * 1000)
+
+    def refuse() -> None:
+        for raw_bytes in (1000, 1 << 20):
+            with pytest.raises(MalformedMessage):
+                StreamDecoder().decode(piece, raw_bytes)
+
+    refuse()
+    before = address_space()
+    for _ in range(50):
+        refuse()
+    assert address_space() - before < 10 * MAX_FRAME_BYTES
 
 
 def test_a_stream_of_a_wider_window_than_ours_is_refused() -> None:
