@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.scanning import reading
+from filesync.disk.scanning import reading, statcache
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file
 from filesync.disk.scanning.reading import Reader
@@ -231,6 +231,21 @@ def test_what_is_noted_of_directories_that_are_gone_goes(scanned: Scan, tmp_path
     os.rename(tmp_path / "tree/other", tmp_path / "other")
     scanned(b"one", b"sub")  # nor is that one of the names, but it is gone
     assert rows(tmp_path) == {b"", b"sub"}
+
+
+def test_what_is_noted_of_directories_that_are_gone_goes_however_many_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More would come each time than go, where each part that is scanned has others in it."""
+    monkeypatch.setattr(statcache, "random_bits", lambda _: 0)
+    names = [b"%d" % number for number in range(1000)]
+    with StatCache(tmp_path / "cache") as cache:
+        for name in names:
+            cache.store(name, {})
+        cache.end(complete=False)
+        cache.begin()
+        cache.end(complete=True, is_there=lambda name: name in (b"7", b"999"))
+        assert [name for name in names if cache.load(name)] == [b"7", b"999"]
 
 
 def test_what_is_noted_of_files_that_are_gone_goes_when_anything_changes(

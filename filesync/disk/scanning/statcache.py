@@ -58,7 +58,8 @@ _AHEAD_ROWS: Final = 128
 _AHEAD_BYTES: Final = 1 << 20
 _MAX_ROWS: Final = 1 << 26
 _TRIED_ROWS: Final = 256
-"""Of those that a scan has left out, looked at after it, from anywhere on: in time, what is gone goes."""
+"""Of those that a scan has left out, looked at after it, from anywhere on, until so many are there: in time,
+what is gone goes, however much that is."""
 _CHECK_BYTES: Final = 8
 
 
@@ -337,13 +338,16 @@ class StatCache:
     def _found_gone(self, is_there: Callable[[bytes], bool]) -> Iterator[int]:
         """Return some rows that were not loaded, and of which ``is_there`` says no."""
         at = max(0, random_bits(63) % (len(self._seen) + _TRIED_ROWS) - _TRIED_ROWS)
-        for _ in range(_TRIED_ROWS):
+        left = _TRIED_ROWS
+        while left:
             at = self._seen.find(0, at)
             row = self._row(_NEXT, at + 1) if at >= 0 else None  # rows have gone from between
             if row is None or row[0] > len(self._seen):
                 return
             at, path = row
-            if not self._seen[at - 1] and not is_there(path):
+            if self._seen[at - 1] or is_there(path):
+                left -= 1
+            else:
                 yield at
 
     def _flush(self) -> None:
