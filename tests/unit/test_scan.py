@@ -437,7 +437,9 @@ def test_a_scan_that_fails_drops_nothing(tree: Tree, cache: StatCache, tmp_path:
 
 
 @pytest.mark.usefixtures("old_is_safe")
-@pytest.mark.parametrize("damage", ["garbage", "version", "table", "row", "half"])
+@pytest.mark.parametrize(
+    "damage", ["garbage", "version", "table", "row", "type", "schema", "half"]
+)
 def test_a_damaged_cache_is_started_anew(tree: Tree, tmp_path: Path, damage: str) -> None:
     path = tmp_path / "stat.db"
     (tree.root / "f").write_bytes(b"x" * 5000)
@@ -447,11 +449,14 @@ def test_a_damaged_cache_is_started_anew(tree: Tree, tmp_path: Path, damage: str
         path.write_bytes(os.urandom(9000))
     elif damage == "half":
         os.truncate(path, 5000)
+    elif damage == "schema":  # of which SQLite says what is no text
+        path.write_bytes(path.read_bytes().replace(b"UNIQUE NOT", b"UNIQUE \xb1OT"))
     else:
         statement = {
             "version": "PRAGMA user_version = 99",
             "table": "DROP TABLE directories",
             "row": "UPDATE directories SET data = x'00'",
+            "type": "UPDATE directories SET data = 5",
         }[damage]
         db = sqlite3.connect(path)
         with db:

@@ -230,7 +230,7 @@ class StatCache:
         self._db: sqlite3.Connection | None = None
         try:
             self._db = self._open()
-        except sqlite3.DatabaseError as exc:
+        except _FAILING as exc:
             self._fail(exc)
 
     def __enter__(self) -> Self:
@@ -325,7 +325,7 @@ class StatCache:
                     size += len(data)
                     if size > _AHEAD_BYTES:
                         break
-            except sqlite3.DatabaseError as exc:
+            except _FAILING as exc:
                 self._fail(exc)
         # Where there are none of a new directory there are none of those in it.
         is_there = directory in self._ahead
@@ -364,7 +364,7 @@ class StatCache:
             return []
         try:
             return self._db.execute(query, arguments).fetchall()
-        except sqlite3.DatabaseError as exc:
+        except _FAILING as exc:
             self._fail(exc)
             return []
 
@@ -374,10 +374,10 @@ class StatCache:
         try:
             with self._db:
                 self._db.executemany(statement, rows)
-        except sqlite3.DatabaseError as exc:
+        except _FAILING as exc:
             self._fail(exc)
 
-    def _fail(self, exc: sqlite3.DatabaseError) -> None:
+    def _fail(self, exc: Exception) -> None:
         """Go on without the cache, or with an empty one if the file is damaged.
 
         Raises:
@@ -395,7 +395,7 @@ class StatCache:
         self._ahead.clear()
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*_FAILING):
             self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -436,6 +436,8 @@ def _make(db: sqlite3.Connection) -> None:
         db.execute("PRAGMA journal_mode = WAL")
 
 
+_FAILING: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""The second where SQLite says what is wrong with a damaged schema: it quotes that."""
 _PASSING: Final = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
@@ -447,11 +449,18 @@ _PASSING: Final = (
 )
 """Codes that say nothing against the file itself."""
 
-_NEXT: Final = "SELECT rowid, path FROM directories WHERE rowid >= ? ORDER BY rowid LIMIT 1"
-_BY_INODE: Final = "SELECT rowid, data FROM directories WHERE inode = ?"
-_AHEAD: Final = (
-    "SELECT rowid, data, path FROM directories WHERE path >= ? ORDER BY path LIMIT ?"
-)
+# What a damaged file has may be of any type.
+_NEXT: Final = """
+    SELECT rowid, path FROM directories WHERE rowid >= ? AND typeof(path) = 'blob'
+    ORDER BY rowid LIMIT 1
+"""
+_BY_INODE: Final = """
+    SELECT rowid, CAST(data AS BLOB) FROM directories WHERE inode = ? AND data NOT NULL
+"""
+_AHEAD: Final = """
+    SELECT rowid, CAST(data AS BLOB), path FROM directories WHERE path >= ? AND data NOT NULL
+    ORDER BY path LIMIT ?
+"""
 _UPSERT: Final = """
     INSERT INTO directories (path, inode, data) VALUES (?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET inode = excluded.inode, data = excluded.data
