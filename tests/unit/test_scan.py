@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2b_dockerfile_utils import PatternMatcher
@@ -20,7 +21,7 @@ from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.listing import Item, names_in, recent, these_in
 from filesync.disk.scanning.readfile import is_kept
 from filesync.disk.scanning.scan import Scanned, scan
-from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache, is_racy
+from filesync.disk.scanning.statcache import FINE_SLACK_NS, Seen, StatCache, is_racy
 from filesync.disk.scanning.wanted import Excludes
 from filesync.disk.scanning.watcher import Watcher
 from filesync.errors import SourceChanged, StoreError, Unreadable
@@ -483,6 +484,29 @@ def test_a_cache_that_another_process_locks_is_not_used(tree: Tree, tmp_path: Pa
         db.execute("ROLLBACK")
         db.close()
     assert rows(path) == set()
+
+
+def test_a_renamed_directory_that_another_process_notes_meanwhile_costs_no_cache(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "stat.db"
+
+    class Slow(StatCache):
+        def _row(self, query: str, *arguments: bytes | int) -> tuple[Any, ...] | None:
+            found = super()._row(query, *arguments)
+            if b"new" not in rows(path):
+                with StatCache(path) as others:
+                    others.keep(b"new", Seen(b"", b""), 7)
+                    others.end(complete=False)
+            return found
+
+    with StatCache(path) as cache:
+        for name, inode in ((b"old", 5), (b"other", 6)):
+            cache.keep(name, Seen(b"", b""), inode)
+        cache.end(complete=False)
+    with Slow(path) as cache:
+        assert cache.load(b"new", 5) is not None
+    assert rows(path) == {b"new", b"other"}
 
 
 # --- files that change meanwhile ------------------------------------------------------------

@@ -264,9 +264,7 @@ class StatCache:
         if row is None and inode:
             row = self._row(_BY_INODE, _signed(inode))
             if row is not None:
-                self._write(
-                    "UPDATE directories SET path = ? WHERE rowid = ?", [(directory, row[0])]
-                )
+                self._write(_RENAME, [(directory, row[0])])
         if row is None:
             return None
         rowid, data = row
@@ -461,6 +459,8 @@ _AHEAD: Final = """
     SELECT rowid, CAST(data AS BLOB), path FROM directories WHERE path >= ? AND data NOT NULL
     ORDER BY path LIMIT ?
 """
+# Another process may have noted it meanwhile.
+_RENAME: Final = "UPDATE OR REPLACE directories SET path = ? WHERE rowid = ?"
 _UPSERT: Final = """
     INSERT INTO directories (path, inode, data) VALUES (?, ?, ?)
     ON CONFLICT (path) DO UPDATE SET inode = excluded.inode, data = excluded.data
