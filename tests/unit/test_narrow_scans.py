@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import Digest, digest_of
-from filesync.disk.scanning import reading, statcache
+from filesync.disk.scanning import listing, reading, statcache
 from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file
 from filesync.disk.scanning.reading import Reader
@@ -30,7 +30,7 @@ BIG = b"big enough to be worth it" * (1 << 16)
 @pytest.fixture(autouse=True)
 def _old_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let scans believe in files as young as these are."""
-    monkeypatch.setattr(scan_module, "is_racy", lambda *_, **__: False)
+    monkeypatch.setattr(listing, "is_racy", lambda *_, **__: False)
 
 
 @pytest.fixture

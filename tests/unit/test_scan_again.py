@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("old_is_safe")
 @pytest.fixture
 def old_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let files be as old as the tests' own are not: nobody changes them within a tick."""
-    monkeypatch.setattr(scan_module, "is_racy", lambda *_, **__: False)
+    monkeypatch.setattr(listing, "is_racy", lambda *_, **__: False)
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from filesync.digest import EMPTY
-from filesync.disk.scanning import reading
-from filesync.disk.scanning import together as together_module
+from filesync.disk.scanning import listing, reading
 from filesync.disk.scanning.scan import Scanned, scan
 from filesync.disk.scanning.statcache import FINE_SLACK_NS, StatCache
 from filesync.disk.scanning.together import MOST_FILES, TOGETHER, Files, Together
@@ -94,7 +93,7 @@ def test_a_scan_beside_others_finds_what_is_there(
     root, when = top / "r", 0
     root.mkdir()
     with pytest.MonkeyPatch.context() as patch, TOGETHER.scan():
-        patch.setattr(together_module, "is_racy", lambda *_, **__: False)
+        patch.setattr(listing, "is_racy", lambda *_, **__: False)
         for number, step in enumerate(steps):
             for what, path, argument in step:
                 when += 1

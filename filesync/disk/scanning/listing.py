@@ -13,7 +13,7 @@ import msgspec
 
 from filesync.digest import digest_of
 from filesync.disk.entries import entries_of
-from filesync.disk.scanning.statcache import COARSE_SLACK_NS
+from filesync.disk.scanning.statcache import COARSE_SLACK_NS, is_racy
 from filesync.manifest import Directory, Xattrs
 from filesync.manifest.node import folded, is_name
 
@@ -176,7 +176,12 @@ def mark(
     return digest_of(packed)
 
 
-def recent(stamps: Mapping[bytes, Stamp], started_ns: int) -> list[bytes]:
-    """Return the names that may be racy for a scan that began at ``started_ns``."""
-    limit = started_ns - COARSE_SLACK_NS
-    return [name for name, one in stamps.items() if one[MTIME] >= limit or one[CTIME] >= limit]
+def racy(stamps: Mapping[bytes, Stamp], *, started_ns: int) -> set[bytes]:
+    """Return the names of what ``is_racy`` for a scan that began at ``started_ns``."""
+    limit = started_ns - COARSE_SLACK_NS  # what is older need not be asked about
+    return {
+        name
+        for name, one in stamps.items()
+        if (one[MTIME] >= limit or one[CTIME] >= limit)
+        and is_racy(one[MTIME], one[CTIME], started_ns=started_ns)
+    }

@@ -20,11 +20,10 @@ from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles, shown
 from filesync.disk.scanning.listing import (
     CTIME,
-    MTIME,
     Stamp,
     header_of,
     look,
-    recent,
+    racy,
 )
 from filesync.disk.scanning.mounts import Mounts
 from filesync.disk.scanning.readfile import read_xattrs, unreadable
@@ -33,7 +32,6 @@ from filesync.disk.scanning.statcache import (
     NOT_NOTED,
     Seen,
     StatCache,
-    is_racy,
     pack_stamps,
 )
 from filesync.disk.scanning.together import TOGETHER, Together, Turns
@@ -347,9 +345,8 @@ class _Scan:
         """Return what notes ``listing`` for the next scan, when its directory is made."""
         kept = listing.kept
         fresh = {name: one for name, one in listing.stamps.items() if name not in kept}
-        maybe = recent(fresh, self._started_ns)
-        racy = {name for name in maybe if self._is_racy(fresh[name])} | listing.unknown
-        lost = self._notes_if_lost(listing, fresh, racy)
+        unsure = racy(fresh, started_ns=self._started_ns) | listing.unknown
+        lost = self._notes_if_lost(listing, fresh, unsure)
         numbers: list[int] = []
         listing.entries.sort(key=attrgetter("name"))
         for name in [entry.name for entry in listing.entries if isinstance(entry, File)]:
@@ -358,25 +355,22 @@ class _Scan:
             elif name in lost:
                 numbers += lost[name]
             else:
-                numbers += NOT_NOTED if name in racy else fresh[name][CTIME : CTIME + 3]
-        mark = b"" if racy or lost else listing.mark()
+                numbers += NOT_NOTED if name in unsure else fresh[name][CTIME : CTIME + 3]
+        mark = b"" if unsure or lost else listing.mark()
         return self._keeps(listing, pack_stamps(numbers), mark, seen)
 
     def _notes_if_lost(
-        self, listing: Listing, fresh: Mapping[bytes, Stamp], racy: Set[bytes]
+        self, listing: Listing, fresh: Mapping[bytes, Stamp], unsure: Set[bytes]
     ) -> dict[bytes, tuple[int, int, int]]:
         """Return what is noted, by name, of ``fresh`` files that may not be on the disk yet."""
         noted: dict[bytes, tuple[int, int, int]] = {}
         for name in may_be_lost(fresh, started_ns=self._started_ns):
             if (old := listing.written.get(name)) is not None:
                 noted[name] = old[1:]
-            elif name not in racy and name not in listing.sparse:
+            elif name not in unsure and name not in listing.sparse:
                 # Of what has holes nothing would tell that it has lost some more.
                 noted[name] = as_scanned(fresh[name], inode=listing.inode)
         return noted
-
-    def _is_racy(self, stamp: Stamp) -> bool:
-        return is_racy(stamp[MTIME], stamp[CTIME], started_ns=self._started_ns)
 
     def _keeps(
         self, listing: Listing, stamps: bytes, mark: bytes, old: Seen | None

@@ -12,9 +12,9 @@ from threading import Condition
 from time import monotonic
 from typing import Final
 
-from filesync.disk.scanning.listing import CTIME, DEVICE, INODE, MTIME, Found, look, recent
+from filesync.disk.scanning.listing import CTIME, DEVICE, INODE, Found, look, racy
 from filesync.disk.scanning.reading import Listing, Reader
-from filesync.disk.scanning.statcache import SeenFile, is_racy
+from filesync.disk.scanning.statcache import SeenFile
 from filesync.manifest import File
 
 MOST_FILES: Final = 20_000
@@ -122,11 +122,7 @@ class Turns:
 def _certain(listing: Listing, started_ns: int) -> Files:
     """Return what was read of files that will show it if they change."""
     stamps = listing.stamps
-    racy = {
-        name
-        for name in recent(stamps, started_ns)
-        if is_racy(stamps[name][MTIME], stamps[name][CTIME], started_ns=started_ns)
-    }
+    unsure = racy(stamps, started_ns=started_ns) | listing.unknown
     files = (one for one in listing.entries if isinstance(one, File))
     return {
         file.name: (
@@ -136,5 +132,5 @@ def _certain(listing: Listing, started_ns: int) -> Files:
             stamps[file.name][DEVICE],
         )
         for file in files
-        if file.name not in racy and file.name not in listing.unknown
+        if file.name not in unsure
     }

@@ -49,7 +49,7 @@ def test_a_scan_of_a_part_is_not_remembered_as_one_of_all(root: Path) -> None:
 def test_a_scan_of_a_part_leaves_what_is_known_of_the_rest(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("filesync.disk.scanning.scan.is_racy", lambda *_, **__: False)
+    monkeypatch.setattr("filesync.disk.scanning.listing.is_racy", lambda *_, **__: False)
     (root / "docs").mkdir()
     (root / "docs" / "page").write_text("text")
     scanned(root)

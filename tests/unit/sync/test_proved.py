@@ -10,7 +10,6 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.disk.scanning import listing, reading, written
-from filesync.disk.scanning import scan as scan_module
 from filesync.disk.scanning.readfile import Content, read_file, read_xattrs
 from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.disk.updating.files import Proved, WrittenNs
@@ -34,7 +33,7 @@ END_NS = 1 << 62
 @pytest.fixture(autouse=True)
 def _old_is_safe(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let scans believe in files as young as these are; what was written is judged as ever."""
-    monkeypatch.setattr(scan_module, "is_racy", lambda *_, **__: False)
+    monkeypatch.setattr(listing, "is_racy", lambda *_, **__: False)
 
 
 @pytest.fixture
