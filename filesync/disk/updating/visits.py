@@ -258,6 +258,19 @@ class Visits:
                 yield entry
 
 
+def check_path(path: bytes) -> None:
+    """Check that a directory of a tree may be at ``path``, whoever says so.
+
+    Raises:
+        MalformedManifest: it may not.
+    """
+    # The root is one of the directories inside each other.
+    if path.count(b"/") + 2 > MAX_DEPTH:
+        raise MalformedManifest("paths of directories are too long")
+    if path and not all(map(is_name, path.split(b"/"))):
+        raise MalformedManifest(f"{shown(path)} is no path of a directory")
+
+
 class ArrivedVisits(Visits):
     """The directories of a new tree, in the order in which they came: each after those in it.
 
@@ -312,11 +325,9 @@ class ArrivedVisits(Visits):
 
     def _check(self, path: bytes) -> None:
         self._path_bytes += len(path)
-        # The root is one of the directories inside each other.
-        if self._path_bytes > MAX_PATH_BYTES or path.count(b"/") + 2 > MAX_DEPTH:
-            raise MalformedManifest("paths of directories are too long, or too many")
-        if path and not all(map(is_name, path.split(b"/"))):
-            raise MalformedManifest(f"{shown(path)} is no path of a directory")
+        if self._path_bytes > MAX_PATH_BYTES:
+            raise MalformedManifest("paths of directories are too many")
+        check_path(path)
 
     def __iter__(self) -> Iterator[Visit]:
         """Yield all that have come."""

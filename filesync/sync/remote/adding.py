@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from filesync.digest import Digest
 from filesync.disk.handles import shown
-from filesync.disk.updating.visits import depth_of
+from filesync.disk.updating.visits import check_path, depth_of
 from filesync.errors import FilesyncError, MalformedManifest, StoreError
 from filesync.manifest import Directory, Manifest, Nodes, is_name
 from filesync.sync.additions import Additions
@@ -171,8 +171,7 @@ class Adding:
         found: list[_Lacking] = []
         for path, tree in fresh:
             if path and self._takes_directories and tree not in self._nodes:
-                if not all(map(is_name, path.split(b"/"))):
-                    raise MalformedManifest(f"{shown(path)} is no path of a directory")
+                check_path(path)
                 # Each on the way there may have to be made, with a path of its own.
                 self._budget.take(len(path) * depth_of(path))
                 found.append(_Lacking(path, tree, self._additions.older(path)))

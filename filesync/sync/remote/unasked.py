@@ -4,15 +4,12 @@ What rules leave out, and what no list names, is a server's to leave out: where 
 counts on it that no such name is written. So what comes is looked through once more.
 """
 
-from typing import Final
-
 from filesync.diff import diff
 from filesync.disk.handles import shown
+from filesync.disk.updating.visits import check_path
 from filesync.errors import UnexpectedMessage
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory
 from filesync.sync.filter import Filter
-
-_SLASH: Final = ord("/")
 
 
 class Unasked:
@@ -43,15 +40,17 @@ class Unasked:
         That is cheapest where neighbours come one after another.
 
         Raises:
+            MalformedManifest: no directory has such a path.
             UnexpectedMessage: one of them was to be left out.
         """
         if not self._filter:
             return
-        prefix = path + b"/" if path else b""
-        for end, byte in enumerate(prefix):
-            if byte == _SLASH and not self._looked_at.startswith(prefix[: end + 1]):
-                self._look_at(prefix[:end], is_directory=True)
-        self._looked_at = prefix
+        check_path(path)  # each that leads to it is looked at by its own path
+        above = path
+        while above and not self._looked_at.startswith(above + b"/"):
+            self._look_at(above, is_directory=True)
+            above = above.rpartition(b"/")[0]
+        prefix = self._looked_at = path + b"/" if path else b""
         for entry in directory.entries:
             self._look_at(prefix + entry.name, is_directory=isinstance(entry, Subdirectory))
 

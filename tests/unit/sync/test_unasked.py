@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.errors import UnexpectedMessage
-from filesync.manifest import Manifest, Subdirectory
+from filesync.errors import MalformedManifest, UnexpectedMessage
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, Subdirectory
 from filesync.sync.filter import Filter
 from filesync.sync.manifests.filtered import without
 from filesync.sync.remote.unasked import Unasked
@@ -39,6 +39,13 @@ def test_it_is_refused_where_it_would_change_what_is_there(
         return
     with pytest.raises(UnexpectedMessage):
         Unasked(filter).refuse_new(there, top)
+
+
+@pytest.mark.parametrize("path", [b"d/" * 200_000 + b"d", b"d" * 200_000, b"d//d", b"../d"])
+def test_a_path_that_no_directory_has_is_not_looked_at(path: bytes) -> None:
+    """All that leads to it would be, which takes the square of its length."""
+    with pytest.raises(MalformedManifest):
+        Unasked(Filter([b"x"])).refuse_in(path, EMPTY_DIRECTORY)
 
 
 @given(shapes, some_rules)
