@@ -7,6 +7,7 @@ slash at its end with the names in it, and where ``all_below`` is asked for both
 
 import errno
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import is_below
@@ -67,18 +68,21 @@ class Listed:
                 ways[path] = filter.excludes(path, is_directory=True)
             return ways[path]
 
+        @lru_cache(1)  # it is asked for each name in a directory, one after the other
+        def comes_with(above: bytes) -> bool:
+            is_in = above in self._open
+            while not is_in and above not in self._full and not is_only_a_way(above):
+                if not above or not self._full:
+                    return False
+                above = above.rpartition(b"/")[0]
+            return not is_only_a_way(above)
+
         def leaves_out(path: bytes, is_directory: bool) -> bool | None:
             if is_directory and path in self._above:
                 return False
             if path in self._given:
                 return None
-            above = path.rpartition(b"/")[0]
-            is_in = above in self._open
-            while not is_in and above not in self._full and not is_only_a_way(above):
-                if not above or not self._full:
-                    return True
-                above = above.rpartition(b"/")[0]
-            return True if is_only_a_way(above) else None
+            return None if comes_with(path.rpartition(b"/")[0]) else True
 
         return leaves_out
 
