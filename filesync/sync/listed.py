@@ -88,7 +88,7 @@ class Listed:
 
     def narrowed(self, paths: Iterable[bytes]) -> "Listed":
         """Return a list of ``paths`` alone, which are of this one."""
-        return Listed(paths)
+        return Listed(paths, all_below=self.all_below)
 
     def paths(self) -> list[bytes]:
         """Return paths that list the same, ascending."""

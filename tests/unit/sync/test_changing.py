@@ -299,3 +299,16 @@ def test_of_a_list_what_is_behind_is_a_list_again() -> None:
     assert filter.excludes(b"c", is_directory=False)
     many = [b"%d/%d" % (number, number) for number in range(300)]
     assert [Attempts(options).go_on(many)] == [True]
+
+
+@pytest.mark.parametrize("listed", [None, Listed([b"a/"], all_below=True)])
+def test_what_is_behind_and_becomes_a_directory_comes_with_what_is_in_it(
+    listed: Listed | None,
+) -> None:
+    attempts = Attempts(Options(listed=listed))
+    for _ in range(FEW_WHOLE):
+        assert attempts.go_on([b"a/b"])
+    filter = attempts.options.filter()
+    assert not filter.excludes(b"a/b", is_directory=True)
+    assert not filter.excludes(b"a/b/in", is_directory=False)
+    assert filter.excludes(b"a/c", is_directory=False)
