@@ -6,8 +6,8 @@ counts on it that no such name is written. So what comes is looked through once 
 
 from filesync.diff import diff
 from filesync.disk.handles import shown
-from filesync.disk.updating.visits import check_path
-from filesync.errors import UnexpectedMessage
+from filesync.disk.updating.visits import MAX_PATH_BYTES, check_path
+from filesync.errors import MalformedManifest, UnexpectedMessage
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory
 from filesync.sync.filter import Filter
 
@@ -18,11 +18,13 @@ class Unasked:
     def __init__(self, filter: Filter) -> None:
         self._filter = filter
         self._looked_at = b""
+        self._path_bytes = 0
 
     def refuse_new(self, there: Manifest, top: Manifest) -> None:
         """Look through what of ``top`` would change what is ``there``. Blocks.
 
         Raises:
+            MalformedManifest: it is more than any update makes: one node may stand for millions of directories.
             UnexpectedMessage: some of it was to be left out.
         """
         if not self._filter:
@@ -60,6 +62,9 @@ class Unasked:
         if isinstance(entry, Subdirectory):
             for below, one in Manifest(entry.tree, top.nodes).walk():
                 is_directory = isinstance(one, Subdirectory)
+                self._path_bytes += is_directory * (len(path) + 1 + len(below))
+                if self._path_bytes > MAX_PATH_BYTES:
+                    raise MalformedManifest("paths of directories are too many")
                 self._look_at(path + b"/" + below, is_directory=is_directory)
 
     def _look_at(self, path: bytes, *, is_directory: bool) -> None:

@@ -5,9 +5,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from filesync.errors import MalformedManifest, UnexpectedMessage
-from filesync.manifest import EMPTY_DIRECTORY, Manifest, Subdirectory
+from filesync.manifest import (
+    EMPTY_DIRECTORY,
+    Manifest,
+    MemoryNodes,
+    Subdirectory,
+    put,
+    subdirectory,
+    with_entries,
+)
 from filesync.sync.filter import Filter
 from filesync.sync.manifests.filtered import without
+from filesync.sync.remote import unasked
 from filesync.sync.remote.unasked import Unasked
 from tests.unit.sync.test_plan import together
 from tests.unit.test_overlay import Shape, manifest, shapes
@@ -48,20 +57,37 @@ def test_a_path_that_no_directory_has_is_not_looked_at(path: bytes) -> None:
         Unasked(Filter([b"x"])).refuse_in(path, EMPTY_DIRECTORY)
 
 
+def test_no_more_is_looked_through_than_an_update_makes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A few nodes may stand for millions of directories, each of which has a path of its own."""
+    nodes = MemoryNodes()
+    there = tree = put(nodes, EMPTY_DIRECTORY)
+    for _ in range(8):
+        halves = [subdirectory(nodes, name, tree) for name in (b"a", b"b")]
+        tree = put(nodes, with_entries(EMPTY_DIRECTORY, halves))
+    given, filter = (Manifest(there, nodes), Manifest(tree, nodes)), Filter([b"x"])
+    monkeypatch.setattr(unasked, "MAX_PATH_BYTES", 6660)
+    Unasked(filter).refuse_new(*given)
+    monkeypatch.setattr(unasked, "MAX_PATH_BYTES", 6659)
+    with pytest.raises(MalformedManifest):
+        Unasked(filter).refuse_new(*given)
+
+
 @given(shapes, some_rules)
 def test_it_is_refused_in_directories_that_come_one_by_one(
     new: Shape, rules: list[bytes]
 ) -> None:
     top, filter = manifest(new), Filter(rules)
-    unasked = Unasked(filter)
+    looking = Unasked(filter)
     kept = {path for path, _ in without(top, filter).walk()}
     for path in directories(top):
         directory = top.find_directory(path)
         assert directory is not None
         names = {path + b"/" * bool(path) + entry.name for entry in directory.entries}
         if (not path or path in kept) and names <= kept:
-            unasked.refuse_in(path, directory)
+            looking.refuse_in(path, directory)
         else:
             with pytest.raises(UnexpectedMessage):
-                unasked.refuse_in(path, directory)
+                looking.refuse_in(path, directory)
             return
