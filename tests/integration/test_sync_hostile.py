@@ -612,9 +612,8 @@ def test_what_was_found_is_let_go_of_when_it_is_too_much(served: Path) -> None:
         await ask(half)
         before = open_descriptors()
         await refused(ask, half, TooMuchWanted)
-        assert (
-            open_descriptors() <= before
-        )  # what another thread had open then may be closed now
+        # What another thread had open then may be closed now.
+        assert open_descriptors() <= before
 
     with_server(served, talk)
 
