@@ -40,7 +40,7 @@ from worker.wire import orders
 from worker.wire.agents import agents_for
 from worker.wire.disk import Touch
 from worker.wire.ops import GitOp, HttpOp, ImageOp, LocalOp, selector_of
-from worker.wire.orders import FromLocal, Ran
+from worker.wire.orders import Ran
 from worker.wire.secrets import secrets_for
 
 log = logging.getLogger(__name__)
@@ -370,7 +370,8 @@ class Build:
             self._keep(position, worker, ran, keys)
         except OrderFailed as exc:
             if exc.worker == worker.name:
-                self._unlearn(worker, exc.reason, brought)
+                if exc.reason == REF_MISSING:
+                    await self._delivery.unlearn(worker, brought)
                 if exc.reason in WORKERS_OWN:
                     self._unable.setdefault(position, set()).add(worker.name)
             raise
@@ -459,12 +460,6 @@ class Build:
         if had_to_wait:
             await cluster.wait_until_learnt()
         return had_to_wait
-
-    def _unlearn(self, worker: WorkerLink, reason: str, brought: Sequence[Brought]) -> None:
-        """Believe no longer what a worker's failure shows to be wrong."""
-        if reason == REF_MISSING:
-            here = [b.order.ref for b in brought if isinstance(b.order, FromLocal)]
-            self._shared.cluster.forget(worker, here)
 
     def _keep(
         self, position: int, worker: WorkerLink, ran: Ran, keys: Sequence[Digest]

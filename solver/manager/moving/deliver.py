@@ -18,6 +18,7 @@ from solver.manager.moving.offers import (
     PASSED_BYTES,
     SHARED_BYTES,
     Errands,
+    forget_lacking,
     join_row,
     open_chain,
     open_offer,
@@ -81,6 +82,24 @@ class Delivery:
                 return await self._bring_paths(consumer, index, part, reach, worker, errands)
             case Mode.LAYERS | Mode.REGISTRY | Mode.URL:
                 return await self._bring_layers(part, worker, errands)
+
+    async def unlearn(self, worker: WorkerLink, brought: Sequence[Brought]) -> None:
+        """Believe no longer that a worker holds what it lacks, of what was brought or is below that.
+
+        Raises:
+            OrderFailed, WorkerLost: it does not say.
+        """
+        shared = self._shared
+        for order in [one.order for one in brought]:
+            match order:
+                case orders.FromLocal(ref):
+                    shared.cluster.forget(worker, [ref])
+                case orders.FromLayers(chain):
+                    # What these stand on may have been pruned, of which it tells in the end.
+                    links = shared.records.chain(chain[-1].ref.ref)
+                    await forget_lacking(shared, worker, [link.ref for link in links])
+                case _:
+                    pass
 
     async def _bring_context(
         self, consumer: int, index: int, part: Part, worker: WorkerLink, errands: Errands

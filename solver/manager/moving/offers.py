@@ -14,6 +14,7 @@ from solver.manager.moving.links import blob_replicas, links_of
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from worker.wire import orders
+from worker.wire.leases import AskLacking, Lacking
 from worker.wire.orders import FromLayers, Offered, OfferLayers, PassOn, RefInfo, Replica
 
 log = logging.getLogger(__name__)
@@ -143,6 +144,22 @@ async def open_offer(
         raise OrderFailed(holder.name, "protocol", "answered an offer with something else")
     errands.append(_closing(holder, offered.token))
     return offered
+
+
+async def forget_lacking(
+    shared: Shared, worker: WorkerLink, refs: Sequence[Digest]
+) -> tuple[Digest, ...]:
+    """Return which of ``refs`` a worker lacks, whatever it was thought to hold.
+
+    Raises:
+        OrderFailed, WorkerLost: it does not say.
+    """
+    answer = await worker.call(AskLacking(tuple(refs)))
+    if not isinstance(answer, Lacking):
+        raise OrderFailed(worker.name, "protocol", "answered with something else")
+    for ref in answer.refs:
+        shared.cluster.drop_ref(worker, ref)
+    return answer.refs
 
 
 async def run_errands(errands: Errands) -> None:

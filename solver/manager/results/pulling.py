@@ -12,11 +12,17 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from solver.errors import OrderFailed
-from solver.manager.moving.offers import Errands, open_chain, quietly, run_errands
+from solver.manager.moving.offers import (
+    Errands,
+    forget_lacking,
+    open_chain,
+    quietly,
+    run_errands,
+)
 from solver.manager.shared import Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from solver.transfer import Transfer, Transferable
-from worker.wire.leases import AskLacking, EndLeases, Lacking, Pull
+from worker.wire.leases import EndLeases, Pull
 from worker.wire.orders import Event, FromLayers, InputReport, Ran
 
 log = logging.getLogger(__name__)
@@ -79,7 +85,8 @@ class Pulls:
         self, link: WorkerLink, transfer: Transfer, lease: bytes, told: Sequence[OnEvent]
     ) -> InputReport | None:
         chain = transfer.target.chain()
-        lacking = await self._lacking(link, chain)
+        refs = await forget_lacking(self._shared, link, [one.ref for one in chain])
+        lacking = [one for one in chain if one.ref in refs]
         if not lacking:
             await self._order(link, chain, None, lease, told)
             return None
@@ -102,17 +109,6 @@ class Pulls:
                 await run_errands(errands)
         detail = f": {failure}" if failure is not None else ""
         raise Unavailable(f"no worker can give {transfer.target.ref.hex()[:16]}{detail}")
-
-    async def _lacking(
-        self, link: WorkerLink, chain: Sequence[Transferable]
-    ) -> list[Transferable]:
-        """Ask what the worker lacks of a chain, whatever it was thought to have."""
-        answer = await link.call(AskLacking(tuple(one.ref for one in chain)))
-        if not isinstance(answer, Lacking):
-            raise OrderFailed(link.name, "protocol", "answered with something else")
-        for ref in answer.refs:
-            self._shared.cluster.drop_ref(link, ref)
-        return [one for one in chain if one.ref in answer.refs]
 
     def _holders(self, link: WorkerLink, transfer: Transfer) -> list[WorkerLink]:
         """Return who may give it: the one that offered it, then others by load."""

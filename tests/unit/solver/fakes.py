@@ -31,6 +31,7 @@ from worker.wire.agents import AgentAsked
 from worker.wire.caches import FromRepository
 from worker.wire.disk import Holdings, Prune, ReadHoldings, ReadUsage, Touch
 from worker.wire.images import FromRegistry, ResolveImage
+from worker.wire.leases import AskLacking, Lacking
 from worker.wire.ops import BindMount, ExecOp, ImageOp, LocalOp, Op
 from worker.wire.orders import (
     VERSION,
@@ -226,6 +227,8 @@ class FakeWorker:
                 return await self._open(body)
             case ReadHoldings():
                 return self.holdings
+            case AskLacking(refs):
+                return Lacking(tuple(ref for ref in refs if ref not in self.held))
             case ReadUsage() | Prune():
                 return self.answers()
             case Release(tokens, sources):
@@ -270,6 +273,9 @@ class FakeWorker:
                     self.world.check_open(replicas)
                     trees.append(tree)
                 case FromLayers(chain, _, replicas):
+                    below = chain[0].ref.parent
+                    if below is not None and below not in self.held:
+                        return Failed("ref-missing", "not here any more")
                     self.world.check_open(replicas)
                     self.held |= {link.ref.ref: link.ref.tree for link in chain}
                     pulled.extend(link.ref for link in chain)

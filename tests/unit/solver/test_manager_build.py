@@ -1103,6 +1103,24 @@ async def test_local_input_that_the_worker_has_dropped_is_made_again(world: Worl
     assert world.ran_steps() == {"take": 2, "make": 1}
 
 
+async def test_what_layers_stand_on_that_the_worker_has_dropped_is_brought_too(
+    world: World,
+) -> None:
+    world.worker("a")
+    taker = world.worker("b")
+    here, there = (("name", "a"),), (("name", "b"),)
+    recipe = world.recipe()
+    at = recipe.run("base", needs=here)
+    for name in ("one", "two", "three", "four"):
+        at = recipe.run(name, on=at, needs=here)
+    await world.build(recipe.graph(recipe.run("first", on=at, needs=there)))
+    recipe.run("second", on=recipe.run("over", on=at, needs=here), needs=there)
+    taker.held.clear()  # it is pruned, and says so once that is done
+    world.ran.clear()
+    await world.build(recipe.graph())
+    assert world.ran_steps() == {"over": 1, "second": 2}
+
+
 async def test_worker_that_leaves_as_it_answers_is_no_holder(world: World) -> None:
     first = world.worker("a")
     world.worker("b")
