@@ -61,8 +61,12 @@ def _mark(below: Manifest, tree: Manifest) -> bytes:
     """
     if below.tree == tree.tree or below.content != tree.content:
         return b""
-    told = [(change.path, entry) for change in diff(below, tree) for _, entry in change.changed]
-    return digest_of(msgspec.msgpack.encode(told)) if told else b""
+    told = b"".join(
+        digest_of(msgspec.msgpack.encode((change.path, [entry for _, entry in change.changed])))
+        for change in diff(below, tree)
+        if change.changed
+    )
+    return digest_of(told) if told else b""
 
 
 def url_key(url: str, name: str) -> Digest:

@@ -30,7 +30,7 @@ from solver.manager.deciding import Deciding
 from solver.manager.moving.brought import Brought, from_registry, from_url
 from solver.manager.moving.deliver import Delivery
 from solver.manager.moving.offers import REF_MISSING, Errands, quietly, run_errands
-from solver.manager.moving.reach import Part, content_of, needed_of, reaches
+from solver.manager.moving.reach import Part, needed_of, reaches
 from solver.manager.moving.sources import Sources
 from solver.manager.shared import Client, Shared, Solved, forwarding
 from solver.manager.workers import WorkerLink
@@ -106,7 +106,8 @@ class Build:
             if isinstance(vertex.op, ImageOp) and position not in self._image_parts:
                 inputs = [await self._solve(one) for one in vertex.inputs]
                 parts = await in_thread(self._select, position, inputs)
-                await self._run(position, parts, self._keys_of(position, parts))
+                keys = self._keys_of(position, await self._contents(parts))
+                await self._run(position, parts, keys)
 
     def is_known(self, position: int) -> bool:
         """Whether a worker holds the result of a step, by its definition."""
@@ -205,11 +206,12 @@ class Build:
         """Find a step's result by what it reads now, or run it."""
         vertex = self._graph.vertices[position]
         parts = await self._parts(position)
-        keys = self._keys_of(position, parts)
+        contents = await self._contents(parts)
+        keys = self._keys_of(position, contents)
         if cacheable:
             if found := await self._find_by_content(position, keys):
                 return found
-            known = self.caches.by_content(position, self._contents(parts))
+            known = self.caches.by_content(position, contents)
             if brought := await self._import(position, keys, known):
                 return brought
         self._deciding.end(position)
@@ -222,12 +224,16 @@ class Build:
             return await self._run(position, parts, keys)
         return await self._fly(position, parts, keys)
 
-    def _keys_of(self, position: int, parts: Sequence[Part]) -> Keys:
-        op = self._graph.vertices[position].op
-        return self._keys[position], content_key(op, self._contents(parts))
+    def _keys_of(self, position: int, contents: Sequence[Digest]) -> Keys:
+        return self._keys[position], content_key(self._graph.vertices[position].op, contents)
 
-    def _contents(self, parts: Sequence[Part]) -> list[Digest]:
-        return [content_of(part, self._shared.content_on) for part in parts]
+    async def _contents(self, parts: Sequence[Part]) -> list[Digest]:
+        """Return what a step reads of each input, as its key has it."""
+        made_on = self._shared.content_on
+        return [
+            part.read.content if part.partial or part.ref is None else await made_on(part.ref)
+            for part in parts
+        ]
 
     async def _parts(self, position: int) -> list[Part]:
         """Solve a step's inputs and return what the step reads of each."""

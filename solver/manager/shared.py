@@ -8,6 +8,7 @@ import msgspec
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, accept, missing_nodes
 from filesync.select import Selector
+from filesync.transfer.threads import in_thread
 from solver.keys import content_made_on
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases
@@ -60,12 +61,12 @@ class Shared(msgspec.Struct):
             accept(self.nodes, node)
         return Manifest(tree.tree, self.nodes)
 
-    def content_on(self, ref: Digest) -> Digest:
+    async def content_on(self, ref: Digest) -> Digest:
         """Return what a step reads that is made on a result: ``content_made_on``."""
-        trees = [info.tree for info in self.records.chain(ref)]
-        return content_made_on(
-            [Manifest(one, self.nodes) for one in trees if one in self.nodes]
-        )
+        chain = [Manifest(info.tree, self.nodes) for info in self.records.chain(ref)]
+        trees = [one for one in chain if one.tree in self.nodes]
+        # A step may have touched a million files: that takes seconds.
+        return await in_thread(content_made_on, trees)
 
 
 class Client(Protocol):

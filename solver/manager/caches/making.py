@@ -168,7 +168,7 @@ async def _plan(shared: Shared, graph: Graph, target: Solved) -> Plan:
         contents = list(await in_thread(_contents, graph, position, trees))
         for index, made in enumerate(plan.results[place] for place in inputs):
             if made is not None and selector_of(op, index) is None:
-                contents[index] = shared.content_on(made.ref)
+                contents[index] = await shared.content_on(made.ref)
         places[position] = len(plan.steps)
         plan.steps.append(CachedStep(op, inputs, tuple(contents)))
         plan.results.append(info)

@@ -3,7 +3,7 @@
 Pure over manifests, records and the workers' announcements. Nothing is asked of anybody.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -66,11 +66,6 @@ class Part(msgspec.Struct, frozen=True):
     read: Manifest
     partial: bool
     needed: Needed | None = None
-
-
-def content_of(part: Part, made_on: Callable[[Digest], Digest]) -> Digest:
-    """Return what a step reads of an input; ``made_on`` says it of a result that is made on."""
-    return part.read.content if part.partial or part.ref is None else made_on(part.ref)
 
 
 def needed_of(graph: Graph, part: Part, some: Iterable[Read]) -> Needed | None:

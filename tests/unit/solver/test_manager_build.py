@@ -1,13 +1,18 @@
 """One build against fake workers: what runs, where, how often, and what is left behind."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 
 import pytest
 
+from filesync.digest import Digest
 from filesync.manifest import Manifest
 from solver.errors import NoWorker, StepFailed
 from solver.graph import Graph
+from solver.keys import content_made_on
 from solver.manager import build as build_module
+from solver.manager import shared
 from solver.manager.build import Build
 from solver.manager.moving import deliver, offers, reach, sources
 from solver.manager.moving.offers import MAX_HOLDERS
@@ -284,6 +289,22 @@ async def test_content_hit_is_a_definition_hit_from_then_on(world: World) -> Non
     worker.orders.clear()
     await world.build(chain(world, "make -j8", "two"))
     assert worker.orders == []
+
+
+async def test_what_steps_did_to_times_is_looked_for_once_and_not_by_the_event_loop(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[int] = []
+
+    def spy(trees: Sequence[Manifest]) -> Digest:
+        threads.append(threading.get_ident())
+        return content_made_on(trees)
+
+    monkeypatch.setattr(shared, "content_made_on", spy)
+    world.worker("a")
+    await world.build(chain(world, "one", "two"))
+    assert len(threads) == 1, "what one did, for two"
+    assert threads[0] != threading.get_ident(), "it may have touched a million files"
 
 
 async def test_change_outside_what_a_step_reads_does_not_run_it_again(world: World) -> None:
