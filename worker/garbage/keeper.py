@@ -89,7 +89,9 @@ class DiskKeeper:
         else:
             usage = msgspec.structs.replace(usage, swept=False)
         _log_removed(usage)
-        return usage
+        # What was made again meanwhile has been told of.
+        gone = tuple(ref for ref in usage.refs if self._store.refs.find(ref) is None)
+        return msgspec.structs.replace(usage, refs=gone)
 
     async def _prune(
         self, policies: Sequence[PrunePolicy], holds: Holds, *, verbose: bool

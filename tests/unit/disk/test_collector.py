@@ -19,6 +19,7 @@ from worker.garbage.collector import (
     USED_NOW,
     Collector,
 )
+from worker.garbage.keeper import DiskKeeper
 from worker.layers import LayerForm, Limits
 from worker.moving import chains, skeletons
 from worker.moving.chains import apply_blob, layer_as, layer_of
@@ -27,7 +28,7 @@ from worker.moving.imports import import_layers
 from worker.store import Store, TreeView
 from worker.store.refs import RefMissing
 from worker.store.results import keep
-from worker.wire.disk import Holds, Kind, PrunePolicy, Usage
+from worker.wire.disk import Holds, Kind, Prune, PrunePolicy, Usage
 from worker.wire.images import Compression
 from worker.wire.orders import Export, ExportForm, Layer, RefInfo
 
@@ -51,6 +52,8 @@ def make(store: Store) -> Callable[..., RefInfo]:
         below = None if parent is None else store.refs.get(parent).snapshot
         active = store.snapshots.prepare(below)
         (active.path / name).write_text(name * 1000)
+        for path in (active.path / name, active.path):
+            os.utime(path, (1, 1))  # made again it is the same
         return keep(store, active, {}, parent, ())
 
     return made
@@ -124,6 +127,21 @@ def test_a_result_that_was_used_after_the_plan_stays_with_its_layer(
     assert collector.remove(plan, (), verbose=False).refs == ()
     assert layer.digest in store.blobs
     assert pruned(store).refs == (made.ref,)
+
+
+async def test_a_result_that_was_made_again_while_others_went_is_not_said_to_be_gone(
+    store: Store, make: Callable[..., RefInfo]
+) -> None:
+    made, gone = make("made"), make("gone")
+
+    def is_swept() -> bool:
+        assert make("made").ref == made.ref
+        return False
+
+    keeper = DiskKeeper(store, None)
+    usage = await keeper.perform(Prune((ALL,), NOTHING), sweep_nodes=is_swept)
+    assert isinstance(usage, Usage)
+    assert usage.refs == (gone.ref,)
 
 
 def test_a_blob_of_which_a_result_was_made_after_the_plan_stays(
