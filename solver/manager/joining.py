@@ -5,7 +5,6 @@ import logging
 import time
 from typing import Final, NamedTuple
 
-from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.keys.files import AllowFile, PublicKey
 from filesync.transfer.connection.address import key_in
@@ -110,15 +109,13 @@ class Joining:
 
     async def _learn(self, worker: WorkerLink) -> None:
         """Take up what a worker holds; ask for the trees that are not known here."""
-        lacking: set[Digest] = set()
         try:
             for info in worker.hello.refs:
                 # Of what is removed meanwhile, or damaged there, no chain may be thought to be here.
-                if info.parent in lacking or not await self._is_known(worker, info):
-                    lacking.add(info.ref)
-                    continue
-                self._shared.records.add(info)
-                self._cluster.add_ref(worker, info)
+                is_whole = info.parent is None or info.parent in worker.refs
+                if is_whole and await self._is_known(worker, info):
+                    self._shared.records.add(info)
+                    self._cluster.add_ref(worker, info)
         except FilesyncError as exc:
             log.warning("not all learnt worker=%s reason=%s", worker.name, exc)
         finally:

@@ -41,9 +41,10 @@ async def test_what_a_worker_removes_while_it_is_learnt_keeps_nothing_else_from_
     first, last = RefInfo(digest("first"), tree), RefInfo(digest("last"), tree)
     removed = RefInfo(digest("removed"), digest("its tree"))
     on_it = RefInfo(digest("on it"), tree, removed.ref)
-    hello = Register(
-        VERSION, "a", "a", {}, 1, "tcp://a", "fake", refs=(first, removed, on_it, last)
-    )
+    # Its worker was killed as it found that something was made on what it had just removed.
+    on_nothing = RefInfo(digest("on nothing"), tree, digest("what is not there"))
+    refs = (first, removed, on_it, on_nothing, last)
+    hello = Register(VERSION, "a", "a", {}, 1, "tcp://a", "fake", refs=refs)
     sending = Answering(world.shared.cluster, {removed.tree})
     async with asyncio.TaskGroup() as group:
         joining = Joining(world.shared, sending, None)
