@@ -7,7 +7,7 @@ import time
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import Unavailable
+from filesync.errors import ContentCorrupt, Unavailable
 from filesync.transfer.threads import in_thread
 from solver.errors import OrderFailed
 from solver.graph import Graph
@@ -183,6 +183,12 @@ class Sources:
                 forward(event)
 
             ran = await worker.call(run, on_event)
+        except OrderFailed as exc:
+            if exc.reason != ContentCorrupt.code:
+                raise
+            # What has grown since is sent as far as it went then, which may not be what was there.
+            detail = f"{exc.detail}: the file changed after it was scanned; run again"
+            raise OrderFailed(exc.worker, exc.reason, detail) from exc
         finally:
             await self._client.stop_serving(token)
         if not isinstance(ran, Ran):

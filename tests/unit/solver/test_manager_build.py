@@ -924,6 +924,17 @@ async def test_failed_step_ends_the_build_and_is_named(world: World) -> None:
     assert world.ran_steps() == {"one": 1, "two": 1}, "and is not tried again"
 
 
+async def test_file_of_a_context_that_is_another_one_than_was_scanned_is_said_to_have_changed(
+    world: World,
+) -> None:
+    world.worker("a")
+    recipe = world.recipe()
+    recipe.run("read", reads={recipe.local({"log": "text"}): "/log"})
+    world.fails["context"] = [Failed("content-corrupt", "'log' has the digest ab, not cd")]
+    with pytest.raises(StepFailed, match="changed after it was scanned; run again"):
+        await world.build(recipe.graph())
+
+
 FULL = Failed("store", "the disk is full")
 
 
