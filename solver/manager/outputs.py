@@ -74,9 +74,7 @@ class Outputs:
                 misses += 1
                 if solved.ref is None or misses == ATTEMPTS:
                     raise
-                if isinstance(exc, OrderFailed) and not await self._help(
-                    build, exc, solved.ref
-                ):
+                if isinstance(exc, OrderFailed) and not await self._help(build, exc):
                     raise
                 solved = await build.solve_target()
 
@@ -125,8 +123,8 @@ class Outputs:
             caches_pushed=tuple(self._caches_pushed),
         )
 
-    async def _help(self, build: Build, failure: OrderFailed, ref: Digest) -> bool:
-        """Do what may help where the result ``ref`` could not be had of a worker; False if nothing may.
+    async def _help(self, build: Build, failure: OrderFailed) -> bool:
+        """Do what may help where a result could not be had of a worker; False if nothing may.
 
         A result can outlive an image's blob: its worker was away while others were pruned, or its
         disk has lost it.
@@ -135,9 +133,6 @@ class Outputs:
             self._are_images_brought = True
             await build.bring_images()
             return True
-        link = self._shared.cluster.named(failure.worker)
-        if failure.reason == REF_MISSING and link is not None:
-            self._shared.cluster.forget(link, [ref])
         return failure.reason == REF_MISSING
 
     def _holder(self, solved: Solved, what: str) -> tuple[Digest, WorkerLink]:

@@ -7,7 +7,7 @@ from typing import Final
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from solver.errors import OrderFailed
-from solver.manager.moving.offers import quietly
+from solver.manager.moving.offers import REF_MISSING, forget_lacking, quietly
 from solver.manager.shared import Shared
 from solver.manager.workers import OnEvent, WorkerLink
 from worker.wire import orders
@@ -29,11 +29,14 @@ async def call_with_blobs(
     """Give an order that needs the blobs of ``refs``; bring those that turn out to be missing.
 
     Raises:
-        OrderFailed, WorkerLost: as ``WorkerLink.call``; or nobody has a blob any more.
+        OrderFailed, WorkerLost: as ``WorkerLink.call``; or nobody has a blob any more. Of ``refs``
+            that the worker does not hold it is known then.
     """
     try:
         return await worker.call(order, on_event)
     except OrderFailed as exc:
+        if exc.reason == REF_MISSING:
+            await forget_lacking(shared, worker, refs)
         if exc.reason != BLOB_MISSING:
             raise
     for ref in refs:

@@ -14,6 +14,7 @@ from solver.manager.moving.links import blob_replicas, links_of
 from solver.manager.shared import Shared
 from solver.manager.workers import WorkerLink
 from worker.wire import orders
+from worker.wire.images import MAX_LAYERS
 from worker.wire.leases import AskLacking, Lacking
 from worker.wire.orders import FromLayers, Offered, OfferLayers, PassOn, RefInfo, Replica
 
@@ -138,7 +139,7 @@ async def open_offer(
     except OrderFailed as exc:
         if exc.reason == REF_MISSING and not isinstance(request, PassOn):
             asked = (request.ref,) if isinstance(request, orders.Offer) else request.refs
-            shared.cluster.forget(holder, asked)
+            await forget_lacking(shared, holder, asked)
         raise
     if not isinstance(offered, Offered):
         raise OrderFailed(holder.name, "protocol", "answered an offer with something else")
@@ -148,18 +149,21 @@ async def open_offer(
 
 async def forget_lacking(
     shared: Shared, worker: WorkerLink, refs: Sequence[Digest]
-) -> tuple[Digest, ...]:
+) -> Sequence[Digest]:
     """Return which of ``refs`` a worker lacks, whatever it was thought to hold.
 
     Raises:
         OrderFailed, WorkerLost: it does not say.
     """
-    answer = await worker.call(AskLacking(tuple(refs)))
-    if not isinstance(answer, Lacking):
-        raise OrderFailed(worker.name, "protocol", "answered with something else")
-    for ref in answer.refs:
-        shared.cluster.drop_ref(worker, ref)
-    return answer.refs
+    lacking: list[Digest] = []
+    for at in range(0, len(refs), MAX_LAYERS):
+        answer = await worker.call(AskLacking(tuple(refs[at : at + MAX_LAYERS])))
+        if not isinstance(answer, Lacking):
+            raise OrderFailed(worker.name, "protocol", "answered with something else")
+        lacking.extend(answer.refs)
+    if wrong := worker.refs.intersection(lacking):
+        shared.cluster.forget(worker, wrong)
+    return lacking
 
 
 async def run_errands(errands: Errands) -> None:

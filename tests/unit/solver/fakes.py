@@ -249,6 +249,8 @@ class FakeWorker:
                     tree = select(tree, selector, self.world.nodes)
                 return self._offered(tree.tree)
             case orders.OfferLayers(refs):
+                if not self.held.keys() >= set(refs):
+                    return Failed("ref-missing", "not here any more")
                 blobs = plant(self.world.nodes, {ref.hex(): "blob" for ref in refs})
                 return self._offered(blobs.tree, tuple(map(layer_of, refs)))
             case orders.PassOn(tree):

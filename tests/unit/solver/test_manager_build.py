@@ -1126,6 +1126,23 @@ async def test_result_that_a_holder_has_dropped_costs_a_round_trip_and_no_build(
     assert world.ran_steps() == {"make": 1, "take": 1}
 
 
+async def test_of_layers_that_a_holder_has_dropped_in_part_only_these_are_made_again(
+    world: World,
+) -> None:
+    maker = world.worker("a")
+    world.worker("b")
+    recipe = world.recipe()
+    one = recipe.run("one", needs=(("name", "a"),))
+    two = recipe.run("two", on=one, needs=(("name", "a"),))
+    ref = (await world.build(recipe.graph())).ref
+    assert ref is not None
+    del maker.held[ref]
+    recipe.run("take", on=two, needs=(("name", "b"),))
+    world.ran.clear()
+    await world.build(recipe.graph())
+    assert world.ran_steps() == {"two": 1, "take": 1}
+
+
 async def test_local_input_that_the_worker_has_dropped_is_made_again(world: World) -> None:
     maker = world.worker("a")
     await world.build(chain(world, "make"))

@@ -40,3 +40,23 @@ async def test_cache_of_a_result_whose_holder_is_lost_is_made_once_it_is_built_a
     await build.release()
     await outputs.release()
     world.check_idle()
+
+
+async def test_cache_is_made_without_a_result_that_its_holder_has_dropped(world: World) -> None:
+    worker = world.worker("a")
+    recipe = world.recipe()
+    tool = recipe.run("tool")
+    dropped = (await world.build(recipe.graph())).ref
+    assert dropped is not None
+    recipe.run("use", reads={tool: "/tool"})
+    await world.build(recipe.graph())
+    del worker.held[dropped]  # it is being pruned, and the rest stays
+    world.ran.clear()
+    request = StartBuild(VERSION, recipe.graph(), cache_modes=(CacheMode.MAX,))
+    build = Build(world.shared, request, world.client())
+    outputs = Outputs(world.shared, request, Outbox(unread))
+    built = await outputs.make(build)
+    assert len(built.caches[0].blobs) == 1
+    assert not world.ran, "what is there was not made again for it"
+    await build.release()
+    await outputs.release()
