@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import assert_never
@@ -188,11 +188,14 @@ class Service(msgspec.Struct):
     async def _perform(self, number: int, body: OrderBody, tell: Tell) -> Result:
         match body:
             case orders.Run() | orders.ImportChain() | Pull() | ResolveUrl():
-                return await self._run(number, body, tell)
+                with self._at_work():
+                    return await self._run(number, body, tell)
             case orders.OfferLayers() | orders.PassOn() | orders.PullBlobs():
-                return await self._layers(body)
+                with self._at_work():
+                    return await self._layers(body)
             case orders.Offer() | orders.Export():
-                return await self._export(body)
+                with self._at_work():
+                    return await self._export(body)
             case orders.Release():
                 await until_done(self._release(body))
                 return Finished()
@@ -222,6 +225,15 @@ class Service(msgspec.Struct):
         """Whether nobody needs a manifest but those of what is kept."""
         return not self._running and not self._open
 
+    @contextlib.contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """Need manifests that nothing which is kept is of: of what has come, or is being made."""
+        self._running += 1
+        try:
+            yield
+        finally:
+            self._running -= 1
+
     async def _lease(self, body: LeaseOrder) -> Held | Lacking | BlobPut | Finished:
         if isinstance(body, RenewLeases):
             # Not in a thread: where all are busy for long the lease would be over meanwhile.
@@ -244,23 +256,20 @@ class Service(msgspec.Struct):
         def progress(index: int, done: int, total: int) -> None:
             tell(orders.Progress(number, index, done, total))
 
-        self._running += 1
+        if isinstance(body, orders.ImportChain):
+            return await self._import_chain(body, progress)
+        if isinstance(body, Pull):
+            return await self._pull(body, progress)
+        if isinstance(body, ResolveUrl):
+            return await self._resolve_url(body, progress)
+        agents = Agents(
+            body.agents, lambda agent, line, said: tell(AgentAsked(number, agent, line, said))
+        )
+        self._agents[number] = agents
         try:
-            if isinstance(body, orders.ImportChain):
-                return await self._import_chain(body, progress)
-            if isinstance(body, Pull):
-                return await self._pull(body, progress)
-            if isinstance(body, ResolveUrl):
-                return await self._resolve_url(body, progress)
-            agents = Agents(
-                body.agents,
-                lambda agent, line, said: tell(AgentAsked(number, agent, line, said)),
-            )
-            self._agents[number] = agents
             return await self._run_op(body, output, progress, agents)
         finally:
             self._agents.pop(number, None)
-            self._running -= 1
 
     async def _run_op(
         self, body: orders.Run, output: OnOutput, progress: OnProgress, agents: Agents

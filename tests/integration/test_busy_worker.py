@@ -11,11 +11,13 @@ import pytest
 
 from filesync.digest import Digest
 from filesync.disk.statedir import LOCK
+from filesync.manifest import Manifest
 from tests.integration.layer_pair import Side
 from worker import exports, link_zmq
 from worker.exports import Exported
 from worker.store import Store
 from worker.store.refs import RefMissing
+from worker.wire.disk import Holds, Prune, Usage
 from worker.wire.leases import RenewLeases
 from worker.wire.orders import Export, ExportForm, Finished, Heartbeat, Offer, Offered
 
@@ -89,3 +91,31 @@ async def test_exports_take_turns_and_steps_do_not_wait_for_them(
         may_end.set()
         await asyncio.gather(*made)
         assert begun == [ref] * 50
+
+
+@pytest.mark.parametrize("form", [ExportForm.TAR, ExportForm.OCI])
+async def test_what_is_exported_is_not_swept_before_it_is_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: ExportForm
+) -> None:
+    made, may_open = threading.Event(), threading.Event()
+    really = exports.export
+
+    def export(store: Store, order: Export) -> Exported:
+        exported = really(store, order)
+        made.set()
+        may_open.wait(20)
+        return exported
+
+    monkeypatch.setattr(exports, "export", export)
+    async with Side(tmp_path / "worker", snapshotter=None) as side:
+        ref = side.commit({"file": b"text"}).ref
+        order = Export(ref, form)
+        exporting = asyncio.create_task(side.service.perform(1, order, lambda _: None))
+        await asyncio.to_thread(made.wait, 10)
+        usage = await side.service.perform(2, Prune((), Holds()), lambda _: None)
+        may_open.set()
+        offered = await exporting
+        assert isinstance(offered, Offered), offered
+        assert [*Manifest(offered.tree, side.store.nodes).walk()]
+        assert isinstance(usage, Usage)
+        assert not usage.swept, "that is to be done later"
