@@ -192,7 +192,7 @@ class Build:
             try:
                 return await self._try(position, cacheable=cacheable)
             except OrderFailed as exc:
-                self._doubt(exc)
+                self.doubt(exc)
                 if exc.reason not in RETRIED and not self._may_try_elsewhere(position, exc):
                     raise StepFailed(
                         position, vertex.name, exc.detail, exc.exit_status, exc.tail, exc.reason
@@ -342,7 +342,7 @@ class Build:
             for worker in self._shared.cluster
         )
 
-    def _doubt(self, failure: OrderFailed) -> None:
+    def doubt(self, failure: OrderFailed) -> None:
         """Believe nothing of what a worker was thought to know, when it did not."""
         worker = self._shared.cluster.named(failure.worker)
         if worker is not None and failure.reason == "node-missing":

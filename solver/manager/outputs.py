@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from filesync.digest import Digest
-from filesync.errors import Unavailable
+from filesync.errors import NodeMissing, Unavailable
 from filesync.manifest import missing_nodes
 from filesync.manifest.pack import pack_nodes
 from solver.errors import NoWorker, OrderFailed, WorkerLost
@@ -133,7 +133,8 @@ class Outputs:
             self._are_images_brought = True
             await build.bring_images()
             return True
-        return failure.reason == REF_MISSING
+        build.doubt(failure)
+        return failure.reason in (REF_MISSING, NodeMissing.code)
 
     def _holder(self, solved: Solved, what: str) -> tuple[Digest, WorkerLink]:
         """Return the result and a worker that has it.

@@ -9,9 +9,9 @@ from solver.manager.caches import making
 from solver.manager.outbox import Outbox
 from solver.manager.outputs import Outputs
 from solver.wire import CacheMode, StartBuild, ToClient
-from tests.unit.solver.fakes import World
+from tests.unit.solver.fakes import FakeWorker, World
 from worker.wire.ops import Op
-from worker.wire.orders import VERSION
+from worker.wire.orders import VERSION, Failed, OfferLayers, Result
 
 
 async def unread(_: ToClient, __: bytes) -> None:
@@ -58,5 +58,27 @@ async def test_cache_is_made_without_a_result_that_its_holder_has_dropped(world:
     built = await outputs.make(build)
     assert len(built.caches[0].blobs) == 1
     assert not world.ran, "what is there was not made again for it"
+    await build.release()
+    await outputs.release()
+
+
+async def test_cache_is_made_where_a_holder_has_swept_what_it_was_sent(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = world.worker("a")
+    recipe = world.recipe()
+    recipe.run("one")
+    answers = [Failed("node-missing", "it was swept before the order came")]
+    really = FakeWorker._open
+
+    async def open_layers(worker: FakeWorker, body: OfferLayers) -> Result:
+        return answers.pop() if answers else await really(worker, body)
+
+    monkeypatch.setattr(FakeWorker, "_open", open_layers)
+    request = StartBuild(VERSION, recipe.graph(), cache_modes=(CacheMode.MAX,))
+    build = Build(world.shared, request, world.client())
+    outputs = Outputs(world.shared, request, Outbox(unread))
+    built = await outputs.make(build)
+    assert [blobs.worker for blobs in built.caches[0].blobs] == [worker.link.name]
     await build.release()
     await outputs.release()
