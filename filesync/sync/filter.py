@@ -27,6 +27,8 @@ _OF_PATHS_BYTES: Final = 512
 """Of those for whole paths, which may be long: while one is compared no other thread runs."""
 Decides = Callable[[bytes, bool], bool | None]
 """Says whether the name at a path, which may be that of a directory, is left out; or does not say."""
+IsWay = Callable[[bytes], bool]
+"""Says whether the directory at a path is there for what is in it alone."""
 
 
 class Filter:
@@ -39,15 +41,22 @@ class Filter:
         root: what is before the paths that are asked for, from the transfer's root on: b"" or
             a name and a slash.
         before: asked of each path from the transfer's root on, and whether it is a directory; None leaves it to the rules.
+        ways: says which directories that are not left out are there for what is in them alone; None: none is.
 
     Raises:
         UsageError: a rule is empty or has more wildcards than anybody needs.
     """
 
     def __init__(
-        self, rules: Sequence[bytes], *, root: bytes = b"", before: Decides | None = None
+        self,
+        rules: Sequence[bytes],
+        *,
+        root: bytes = b"",
+        before: Decides | None = None,
+        ways: IsWay | None = None,
     ) -> None:
         self._before = before
+        self._ways = ways
         self._includes: list[bool] = []
         self._root = b"/" + root
         patterns: list[Pattern | None] = []
@@ -66,6 +75,11 @@ class Filter:
         """Say whether there is any rule."""
         return bool(self._includes) or self._before is not None
 
+    @property
+    def has_ways(self) -> bool:
+        """Say whether there may be any (see ``is_way``)."""
+        return self._ways is not None
+
     def excludes(self, path: bytes, is_directory: bool) -> bool:
         """Say whether the name at ``path``, whose parent is not left out, is left out."""
         if self._before is not None:
@@ -75,6 +89,10 @@ class Filter:
         rules = self._of_directories if is_directory else self._of_others
         first = rules.first(self._root + path)
         return first is not None and not self._includes[first]
+
+    def is_way(self, path: bytes) -> bool:
+        """Say whether the directory at ``path``, which is not left out, is there for what is in it alone."""
+        return self._ways is not None and self._ways((self._root + path)[1:])
 
 
 def in_force(rules: Sequence[bytes]) -> Sequence[bytes]:

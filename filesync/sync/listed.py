@@ -1,12 +1,12 @@
 """The names that a sync is to take, and no others: what rsync's ``--files-from`` lists.
 
 A path is below the one SRC. The directories that lead to it come with it, without anything else
-that is in them. A directory that is listed comes without what is in it, one that is listed with a
+that is in them; where it does not come they do not, either. A directory that is listed comes without what is in it, one that is listed with a
 slash at its end with the names in it, and where ``all_below`` is asked for both come with all.
 """
 
 import errno
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 from filesync.disk.handles import shown
@@ -14,7 +14,7 @@ from filesync.disk.updating.visits import is_below
 from filesync.errors import UsageError
 from filesync.find import clean
 from filesync.manifest import Manifest
-from filesync.sync.filter import Decides, Filter
+from filesync.sync.filter import Decides, Filter, IsWay
 from filesync.sync.part import Part
 
 
@@ -58,6 +58,27 @@ class Listed:
 
         What leads to something comes, whatever they say; where they leave it out, nothing else in it comes.
         """
+        itself = self._decides_itself(rules)
+
+        def leaves_out(path: bytes, is_directory: bool) -> bool | None:
+            if is_directory and path in self._above:
+                return False
+            return itself(path)
+
+        return leaves_out
+
+    def ways(self, rules: Sequence[bytes]) -> IsWay:
+        """Return what says whether a directory comes only as it leads to something that is listed."""
+        itself, filter = self._decides_itself(rules), Filter(rules)
+
+        def is_way(path: bytes) -> bool:
+            is_above = path in self._above
+            return is_above and bool(itself(path) or filter.excludes(path, is_directory=True))
+
+        return is_way
+
+    def _decides_itself(self, rules: Sequence[bytes]) -> Callable[[bytes], bool | None]:
+        """Return what ``decides`` of names whatever they lead to."""
         filter = Filter(rules)
         ways: dict[bytes, bool] = {}
 
@@ -77,9 +98,7 @@ class Listed:
                 above = above.rpartition(b"/")[0]
             return not is_only_a_way(above)
 
-        def leaves_out(path: bytes, is_directory: bool) -> bool | None:
-            if is_directory and path in self._above:
-                return False
+        def leaves_out(path: bytes) -> bool | None:
             if path in self._given:
                 return None
             return None if comes_with(path.rpartition(b"/")[0]) else True

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from filesync.disk.scanning.mounts import Mounts
-from filesync.sync.filter import Filter
+from filesync.sync.filter import Decides, Filter
 from filesync.transfer.flow import Flow
 from filesync.transfer.stats import Progress
 
@@ -131,13 +131,19 @@ class Options(msgspec.Struct, frozen=True):
 
     def filter(self, root: bytes = b"") -> Filter:
         """Return what is left out of a source, of which the paths have ``root`` before them."""
-        listed = None if self.listed is None else self.listed.decides(self.rules)
-        return Filter(self.rules, root=root, before=listed)
+        ways = None if self.listed is None else self.listed.ways(self.rules)
+        return Filter(self.rules, root=root, before=self._before, ways=ways)
 
     def unseen(self, root: bytes = b"") -> Filter:
         """Return what is not even looked at where a source goes; ``root`` as for ``filter``."""
         # What is to be left alone is not, unless a directory may go in which it is.
-        return Filter(()) if self.delete else self.filter(root)
+        if self.delete:
+            return Filter(())
+        return Filter(self.rules, root=root, before=self._before)
+
+    @property
+    def _before(self) -> Decides | None:
+        return None if self.listed is None else self.listed.decides(self.rules)
 
     def unmet(self, parts: "Iterable[Part]", missing: Iterable[bytes]) -> Mapping[bytes, int]:
         """Return what is ``listed`` and of no part, but for what is ``missing``; see there."""

@@ -110,8 +110,9 @@ def scan_place(
     leave_out: LeaveOut | None = filter.excludes if filter else None
     if named is Named.FILES:
         leave_out = _directories_and(leave_out)
+    ways = filter.is_way if filter and filter.has_ways else None
     if place.united:
-        leave_out = _only_in(place.united, leave_out)
+        leave_out, ways = _only_in(place.united, leave_out), None
     with _cache(place, caches) or nullcontext() as cache:
         try:
             found = scan(
@@ -122,6 +123,7 @@ def scan_place(
                 stays_out=named is Named.DIRECTORIES,
                 mounts=mounts,
                 leave_out=leave_out,
+                ways=ways,
                 watcher=watcher,
                 skip_unreadable=skip_unreadable,
                 keep_unreadable=keep_unreadable,

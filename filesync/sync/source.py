@@ -227,7 +227,9 @@ class _Finding:
         """Add a name that no path had before."""
         above = _above(path)
         group = self._last_in.get(above)
-        if group is None and (above in self._alone_in or not is_directory):
+        # A source that is all of a directory comes even if nothing in it does.
+        is_whole = is_directory and not self._filter.is_way(name)
+        if group is None and (above in self._alone_in or not is_whole):
             try:
                 group = self._begin(path)
             except PermissionError:  # what is in it may be open to this user all the same

@@ -2,8 +2,10 @@
 
 import itertools
 import os
+import stat
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -263,24 +265,31 @@ def test_what_is_noted_of_files_that_are_gone_goes_when_anything_changes(
 changes = st.sampled_from(["a/a", "a/b", "a/c", "b", "c/b/a", "c/a"])
 of = st.none() | st.sets(st.sampled_from([b"a", b"b", b"c"]), min_size=1)
 rules = st.lists(st.sampled_from([b"a", b"b", b"/a", b"a/b", b"a/"]), max_size=2)
+ways = st.sets(st.sampled_from([b"a", b"c", b"c/b"]))
 
 
 @settings(max_examples=100)
-@given(st.lists(st.tuples(st.lists(changes, max_size=4), of, rules), max_size=6))
+@given(st.lists(st.tuples(st.lists(changes, max_size=4), of, rules, ways), max_size=6))
 def test_scans_of_any_parts_see_what_is_there_and_read_nothing_twice(
-    scans: list[tuple[list[str], set[bytes] | None, list[bytes]]],
+    scans: list[tuple[list[str], set[bytes] | None, list[bytes], set[bytes]]],
 ) -> None:
     times = itertools.count(1_000_000_000_123_456_789, 1_000_000_000)
     read: set[tuple[bytes, int]] = set()
     with tempfile.TemporaryDirectory() as top, StatCache(Path(top, "cache")) as cache:
         root = Path(top, "root")
         root.mkdir()
-        for changed, names, left_out in scans:
+        for changed, names, left_out, on_the_way in scans:
             for path in changed:
                 toggle(root, path, next(times))
-            leave_out, nodes = Filter(left_out).excludes, MemoryNodes()
-            found = scan_module.scan(root, nodes, names=names, leave_out=leave_out, cache=cache)
-            afresh = scan_module.scan(root, MemoryNodes(), names=names, leave_out=leave_out)
+            nodes = MemoryNodes()
+            scan = partial(
+                scan_module.scan,
+                root,
+                names=names,
+                leave_out=Filter(left_out).excludes,
+                ways=on_the_way.__contains__,
+            )
+            found, afresh = scan(nodes, cache=cache), scan(MemoryNodes())
             assert found.tree == afresh.tree
             there = {
                 (path, entry.mtime_ns)
@@ -289,6 +298,19 @@ def test_scans_of_any_parts_see_what_is_there_and_read_nothing_twice(
             }
             assert found.files_read == len(there - read)
             read |= there
+
+
+def test_what_is_only_on_the_way_comes_with_what_is_to_come_even_if_that_cannot(
+    tmp_path: Path,
+) -> None:
+    for name in ("empty/way", "way/way", "way/itself", "to-socket"):
+        (tmp_path / name).mkdir(parents=True)
+    os.mknod(tmp_path / "to-socket/socket", stat.S_IFSOCK)
+    nodes = MemoryNodes()
+    ways = {b"empty", b"empty/way", b"way", b"way/way", b"to-socket"}
+    found = scan_module.scan(tmp_path, nodes, ways=ways.__contains__)
+    come = {path for path, _ in Manifest(found.tree, nodes).walk()}
+    assert come == {b"way", b"way/itself", b"to-socket"}
 
 
 def toggle(root: Path, path: str, time_ns: int) -> None:

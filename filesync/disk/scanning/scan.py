@@ -35,7 +35,7 @@ from filesync.disk.scanning.statcache import (
     pack_stamps,
 )
 from filesync.disk.scanning.together import TOGETHER, Together, Turns
-from filesync.disk.scanning.wanted import Excludes, LeaveOut, Wanted
+from filesync.disk.scanning.wanted import Excludes, IsWay, LeaveOut, Wanted
 from filesync.disk.scanning.watcher import Watcher
 from filesync.disk.scanning.written import as_scanned, may_be_lost
 from filesync.errors import MalformedManifest, StoreError
@@ -94,6 +94,7 @@ def scan(
     mounts: Mounts = Mounts.ENTERED,
     excludes: Excludes | None = None,
     leave_out: LeaveOut | None = None,
+    ways: IsWay | None = None,
     hints: Mapping[bytes, tuple[int, Digest]] | None = None,
     watcher: Watcher | None = None,
     skip_unreadable: bool = False,
@@ -105,7 +106,8 @@ def scan(
     ``root`` may be a link to a directory, of which only ``names`` are looked at if they are given;
     none of them need be there. A scan that ``stays_out`` sees directories in it, and nothing that is
     in those. ``mounts`` says what becomes of those on which another file system is mounted; each of ``names``
-    begins on its own. What ``leave_out`` says is as if it were not there, with all below it. ``hints`` gives
+    begins on its own. What ``leave_out`` says is as if it were not there, with all below it,
+    and so is a directory that ``ways`` says is there for what is in it alone, where nothing is. ``hints`` gives
     (size, digest) of files that the caller has just written and checked: a file of that size at that
     path is not read.
     ``watcher`` is told of directories as they are done; if there are hard links across them the
@@ -141,7 +143,7 @@ def scan(
             handles,
             reader,
             turns,
-            wanted=Wanted(names=names, leave_out=leave_out, excludes=excludes),
+            wanted=Wanted(names=names, leave_out=leave_out, ways=ways, excludes=excludes),
             cache=cache,
             stays_out=stays_out,
             mounts=mounts,
@@ -180,7 +182,7 @@ def scan(
 class _At(NamedTuple):
     """A directory to be read.
 
-    ``only_on_the_way``: it is left out itself, and kept for what is taken back in below it.
+    ``only_on_the_way``: it is not wanted itself, and kept for what is below it.
     ``device``: that of the directory that it is in; None where it does not matter what is mounted.
     """
 
@@ -327,7 +329,7 @@ class _Scan:
             listing.header,
             listing.entries,
             children,
-            drop_if_empty=at.only_on_the_way,
+            drop_if_empty=at.only_on_the_way and not self._wanted.has_listed,
             known=known,
             made=made,
         )

@@ -8,6 +8,8 @@ from filesync.disk.scanning.listing import Found, Item, names_in, these_in
 
 LeaveOut = Callable[[bytes, bool], bool]
 """(path from the root, is it a directory) -> it is left out, and a directory not entered."""
+IsWay = Callable[[bytes], bool]
+"""(path from the root of a directory that is not left out) -> it is there for what is in it alone."""
 
 
 class Excludes(Protocol):
@@ -25,8 +27,10 @@ class Wanted:
 
     Attributes:
         of_names: only some names in the root are wanted.
-        on_the_way: names in the last directory that are left out themselves, and kept for what is
-            taken back in below them.
+        on_the_way: directories in the last directory that are not wanted themselves, and kept for
+            what is below them.
+        has_listed: in the last directory is something else, if there are ``ways``; it may not come
+            all the same, if it cannot be read, say.
         is_part: some of what was in the last directory was left out, or may have been.
         is_part_of_all: or in another.
     """
@@ -36,14 +40,17 @@ class Wanted:
         *,
         names: Set[bytes] | None,
         leave_out: LeaveOut | None,
+        ways: IsWay | None,
         excludes: Excludes | None,
     ) -> None:
         """Want ``names`` in the root, or all, but for what either of the others says."""
         self._names = None if names is None else sorted(names)
         self._leave_out = leave_out
+        self._ways = ways
         self._excludes = excludes
         self.of_names = names is not None
         self.on_the_way: set[bytes] = set()
+        self.has_listed = False
         self.is_part = self.is_part_of_all = False
 
     def in_directory(self, fd: int, prefix: bytes) -> Found:
@@ -52,6 +59,7 @@ class Wanted:
         What else is said of the directory is so when all has been taken of that.
         """
         self.on_the_way = set()
+        self.has_listed = False
         self.is_part = self.of_names and not prefix
         self.is_part_of_all |= self.is_part
         found: Found = (
@@ -62,6 +70,8 @@ class Wanted:
             found = (one for one in found if not is_reserved(one[0]))
         if self._leave_out is not None:
             found = self._kept(found, self._leave_out, prefix)
+        if self._ways is not None:
+            found = self._noting_ways(found, self._ways, prefix)
         if self._excludes is not None:
             found = self._not_excluded(found, self._excludes, prefix)
         return found
@@ -74,6 +84,16 @@ class Wanted:
                 self.is_part = self.is_part_of_all = True
             else:
                 yield name, item
+
+    def _noting_ways(
+        self, found: Found, ways: IsWay, prefix: bytes
+    ) -> Iterator[tuple[bytes, Item]]:
+        for name, item in found:
+            if item.is_dir(follow_symlinks=False) and ways(prefix + name):
+                self.on_the_way.add(name)
+            else:
+                self.has_listed = True
+            yield name, item
 
     def _not_excluded(
         self, found: Found, excludes: Excludes, prefix: bytes

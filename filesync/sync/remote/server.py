@@ -147,7 +147,8 @@ class TreeServer:
                 raise UsageError("a list is of what is in one directory")
             paths, _ = listed.of(paths[0], b"")
         before = None if listed is None else listed.decides(request.rules)
-        filter = Filter(request.rules, before=before)
+        ways = None if listed is None else listed.ways(request.rules)
+        filter = Filter(request.rules, before=before, ways=ways)
         sources = find_sources(
             self._places, paths, filter, most=MAX_HELD, unites=request.unites
         )
@@ -155,7 +156,7 @@ class TreeServer:
             sources.check()
         helds: list[Held] = []
         for source in sources.found:
-            below = Filter(request.rules, root=source.part.prefix, before=before)
+            below = Filter(request.rules, root=source.part.prefix, before=before, ways=ways)
             held = Held(
                 source.place,
                 source.part,

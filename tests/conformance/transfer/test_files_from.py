@@ -78,7 +78,28 @@ def test_what_is_listed_and_not_there_costs_no_other(
         b"a/g/x",
     ]
     code, names = take(tool, stage, b"\n".join(listed))
-    assert (code, names - {"a"}) == (23, {"d", "d/i"})
+    assert (code, names) == (23, {"d", "d/i"})
+
+
+@every_tool
+@pytest.mark.parametrize("listed", [b"a/b/no\n", b"a/b/no\nd/i\n", b"a/b/no/no\nd/i\n"])
+@pytest.mark.parametrize("is_excluded", [False, True])
+@pytest.mark.parametrize("there", ["a", "a/b", "a/b/"])
+def test_what_leads_to_nothing_that_comes_leaves_alone_what_is_there(
+    tool: Tool, stage: Stage, src: Path, listed: bytes, is_excluded: bool, there: str
+) -> None:
+    if is_excluded:
+        (src / "a/b/no/no").mkdir(parents=True)
+    path = stage.dst / there
+    path.parent.mkdir(exist_ok=True)
+    path.mkdir() if there.endswith("/") else path.write_text("no directory")
+    before, names = look(stage.dst), names_in(stage.dst)
+    words = ["--exclude=no"] if is_excluded else []
+    come = {"d", "d/i"} if b"d/i" in listed else set()
+    for _ in range(2):
+        assert take(tool, stage, listed, *words)[0] == (0 if is_excluded else 23)
+        assert names_in(stage.dst) == names | come
+        assert all(look(stage.dst)[name] == one for name, one in before.items() if name)
 
 
 @every_tool

@@ -103,6 +103,29 @@ def test_what_leads_to_something_and_is_left_out_comes_for_no_more_than_that(
         assert found == {b"a", b"a/a", b"a/a/b"} | beside
 
 
+@pytest.mark.parametrize(
+    ("paths", "all_below", "rule", "ways"),
+    [
+        ([b"a/b/c"], False, b"- c", {b"a", b"a/b"}),
+        ([b"a/b/c", b"a/b"], False, b"- c", {b"a"}),
+        ([b"a/b/c", b"a"], False, b"- c", {b"a/b"}),
+        ([b"a/b/c", b"a/"], False, b"- c", set()),
+        ([b"a/b/c", b"a"], True, b"- c", set()),
+        ([b"a/b/c", b"a"], True, b"- b", {b"a/b"}),
+        ([b"a/b/c", b"a/b"], False, b"- a", {b"a"}),
+        ([b"a/b/c", b"a/b/"], False, b"- /a/b", {b"a", b"a/b"}),
+    ],
+)
+def test_a_way_is_what_is_not_listed_or_left_out_itself(
+    paths: list[bytes], all_below: bool, rule: bytes, ways: set[bytes]
+) -> None:
+    listed = Listed(paths, all_below=all_below)
+    filter = Filter((), root=b"a/", ways=listed.ways([rule]))
+    assert {path for path in (b"a", b"a/b", b"a/b/c") if listed.ways([rule])(path)} == ways
+    assert filter.is_way(b"b") == (b"a/b" in ways)
+    assert not Options(listed=listed).unseen().is_way(b"a")
+
+
 def test_what_rsync_would_leave_out_of_a_path_is_an_error() -> None:
     with pytest.raises(UsageError, match=r"'/\./'"):
         Listed([b"./a/./b"])
