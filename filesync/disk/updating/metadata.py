@@ -181,6 +181,21 @@ class Metadata:
             with self.losing("mtime"):
                 os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
+    def is_refused(self, fd: int, entry: File) -> bool:
+        """Say whether this user would have to change a file's mode or times, and may not: it is another's."""
+        status = os.fstat(fd)
+        has = (stat.S_IMODE(status.st_mode), status.st_mtime_ns)
+        if self._groups is None or status.st_uid == os.geteuid():
+            return False
+        if has == (entry.mode, entry.mtime_ns):
+            return False
+        try:
+            # Only a file's owner may, whoever a server or mount option has that be.
+            os.utime(fd, ns=(status.st_atime_ns, status.st_mtime_ns))
+        except OSError as exc:
+            return exc.errno in _REFUSED
+        return False
+
     def sync_unopened(
         self, dirfd: int, name: bytes, entry: Symlink | Special, *, home: int | None = None
     ) -> None:

@@ -146,11 +146,12 @@ class Settler:
         self._maker.put(place, dirfd, ((entry, b"", was is not None),))
 
     def _change_metadata(self, place: Place, dirfd: int, was: File, entry: File) -> bool:
-        """Give a file other metadata; a copy of it, where other names share its inode."""
+        """Give a file other metadata; a copy of it, where other names share its inode, or it is another's."""
         with _passing_over() as passed:
             fd = open_existing(dirfd, entry.name)
             try:
-                if os.fstat(fd).st_nlink <= self._names_of(was, entry):
+                is_shared = os.fstat(fd).st_nlink > self._names_of(was, entry)
+                if not is_shared and not self._metadata.is_refused(fd, entry):
                     self._metadata.sync(fd, entry)
                 elif not self._replace_by_copy(place, dirfd, entry, fd):
                     return False
@@ -243,10 +244,10 @@ class Settler:
         self._metadata.sync(fd, entry)
         os.rename(name, entry.name, src_dir_fd=home, dst_dir_fd=dirfd)
 
-    @staticmethod
-    def _is_movable(fd: int, entry: File) -> bool:
+    def _is_movable(self, fd: int, entry: File) -> bool:
         status = os.fstat(fd)
-        return status.st_nlink == 1 and status.st_size == entry.size
+        is_whole = status.st_nlink == 1 and status.st_size == entry.size
+        return is_whole and not self._metadata.is_refused(fd, entry)
 
     def _keep(self, place: Place, dirfd: int, was: File) -> None:
         """Keep the content of a file that is about to be replaced, if it may be needed."""

@@ -19,6 +19,7 @@ from tests.conformance.transfer.tools import (
     claimants,
     every_tool,
     filesync_process,
+    ours_and_rsync,
 )
 from tests.deep import dig
 
@@ -426,6 +427,28 @@ def test_what_has_the_group_of_a_setgid_directory_has_not_changed(
         os.chown(path, NOBODY, 100, follow_symlinks=False)
     for options in (("--itemize",), ("--itemize", "--delete")):
         assert plainly(ordinary, stage, *options) == (0, "", "")
+
+
+@ours_and_rsync
+@pytest.mark.parametrize("where", ["same", "gone", "linked"])
+def test_anothers_file_is_made_anew_where_it_has_the_content_and_not_the_rest(
+    ordinary: Tool, tool: Tool, stage: Stage, where: str
+) -> None:
+    """Nobody but its owner changes its mode and times, and whoever may write in its directory replaces it."""
+    make(stage.src / "d/file", b"1" * 30_000, mode=0o640)
+    make(stage.src / "d/mine", b"2")
+    make(stage.dst / "d" / {"gone": "gone"}.get(where, "file"), b"1" * 30_000)
+    if where == "linked":
+        for root in (stage.src, stage.dst):
+            os.link(root / "d/file", root / "d/link")
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    for path in (stage.dst / "d").iterdir():
+        os.utime(path, ns=(0, 5))
+        os.chown(path, 7, 7)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert differences(stage.src, stage.dst) == []
+    assert (stage.dst / "d/file").stat().st_uid == NOBODY
 
 
 def part_of_it_anothers(stage: Stage) -> None:
