@@ -7,7 +7,7 @@ slash at its end with the names in it, and where ``all_below`` is asked for both
 
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import is_below
@@ -167,11 +167,13 @@ class Listed:
             rules: what they leave out is not lacking.
             mounts: directories that came empty, as another file system is mounted on them.
         """
-        prefix, tops, empty = part.prefix, part.names, set(mounts)
+        prefix, empty = part.prefix, set(mounts)
+        tops = part.names or ({part.inside} if part.inside else self._by_top.keys())
         listed = {
             path.removeprefix(prefix)
-            for path in self._given
-            if path.startswith(prefix) and (tops is None or path.split(b"/")[0] in tops)
+            for top in tops
+            for path in self._by_top.get(top, ())
+            if path.startswith(prefix)
         }
         with_names = {path for path in empty if prefix + path in self._open | self._full}
         listed -= {path for path, _ in top.walk()} - with_names
@@ -181,6 +183,14 @@ class Listed:
             for path in listed
             if not is_below(path, unreadable.keys()) and not _is_left_out(filter, path)
         }
+
+    @cached_property
+    def _by_top(self) -> Mapping[bytes, Sequence[bytes]]:
+        """What is listed, by the first name: of a long list each part is asked for what it has."""
+        paths: dict[bytes, list[bytes]] = {}
+        for path in self._given:
+            paths.setdefault(path.partition(b"/")[0], []).append(path)
+        return paths
 
     def _lead_to(self, path: bytes) -> None:
         """Have the directories above ``path`` come, whatever else is in them."""
