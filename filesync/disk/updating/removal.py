@@ -92,11 +92,22 @@ class Remover:
         except FileNotFoundError:
             return
         except OSError as exc:
-            self._stay(directory, exc)
+            if not self._is_removed_empty(path, name, exc):
+                self._stay(directory, exc)
             return
         self._stays.append(False)
         stack.append(_Level(directory, mode, []))
         self._unlink_files(stack[-1])
+
+    def _is_removed_empty(self, path: bytes, name: bytes, why: OSError) -> bool:
+        """Remove a directory that this user may not change, being another's, but may remove if it is empty."""
+        if not isinstance(why, PermissionError):
+            return False
+        try:
+            os.rmdir(name, dir_fd=self._handles.open(path))
+        except OSError:
+            return False
+        return True
 
     def _opened_up(self, parent: int, name: bytes) -> int:
         place = os.open(name, DIRECTORY_FLAGS | os.O_PATH, dir_fd=parent)

@@ -529,6 +529,21 @@ def test_anothers_directory_that_cannot_go_comes_back_beside_a_read_only_one_tha
     assert after[b"sticky"].mode == before[b"sticky"].mode
 
 
+@ours_and_rsync
+@pytest.mark.parametrize("name", ["empty", "mine/in/empty"])
+def test_anothers_read_only_directory_goes_if_it_is_empty(
+    ordinary: Tool, tool: Tool, stage: Stage, name: str
+) -> None:
+    make(stage.src / "file", b"1")
+    (stage.dst / name).mkdir(parents=True)
+    for root in (stage.src, stage.dst):
+        give_away(root)
+    os.chown(stage.dst / name, 0, 0)
+    (stage.dst / name).chmod(0o555)
+    ordinary.must_sync(stage.src, stage.dst)
+    assert set(look(stage.dst)) == {b"", b"file"}
+
+
 @claimants(Claim.NAMES_LOSSES)
 def test_a_dry_run_lists_what_a_run_then_does_where_not_all_may_be_written(
     ordinary: Tool, tool: Tool, stage: Stage
