@@ -22,6 +22,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from filesync.decoding import DATABASE_ERRORS
 from filesync.digest import Digest
 from filesync.disk.entries import names_of
 from filesync.disk.handles import open_root
@@ -264,13 +265,13 @@ class SourcePool:
         """Open the file; one that is damaged or of another version is started anew."""
         try:
             return _open(self._file)
-        except sqlite3.DatabaseError as exc:
+        except DATABASE_ERRORS as exc:
             log.warning("sources started anew path=%s reason=%s", self._file, exc)
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._file}{suffix}").unlink(missing_ok=True)
         try:
             return _open(self._file)
-        except sqlite3.Error as exc:
+        except DATABASE_ERRORS as exc:
             raise StoreError(f"{self._file}: {exc}") from exc
 
     def _recover(self) -> None:
@@ -293,7 +294,7 @@ class SourcePool:
         try:
             with self._lock:
                 return self._db.execute(statement, arguments).fetchall()
-        except sqlite3.Error as exc:
+        except DATABASE_ERRORS as exc:
             raise StoreError(f"{self._file}: {exc}") from exc
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import zstandard
 
+from filesync.decoding import DATABASE_ERRORS
 from filesync.digest import Digest, digest_of, short
 from filesync.errors import NodeMissing, StoreError
 from filesync.manifest.node import MAX_NODE_BYTES, Subdirectory, Summary, decode_trusted
@@ -78,7 +79,7 @@ class SqliteNodes:
         self._unpacker = zstandard.ZstdDecompressor()
         try:
             self._db = _open(path)
-        except sqlite3.Error as exc:
+        except DATABASE_ERRORS as exc:
             raise self._failed(exc) from exc
 
     def close(self) -> None:
@@ -312,14 +313,14 @@ class SqliteNodes:
         try:
             with self._lock:
                 row: tuple[Any, ...] | None = self._db.execute(query, (digest,)).fetchone()
-        except sqlite3.Error as exc:
+        except DATABASE_ERRORS as exc:
             raise self._failed(exc) from exc
         return row
 
     def _rows(self, query: str) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(query).fetchall()
-        except sqlite3.Error as exc:
+        except DATABASE_ERRORS as exc:
             raise self._failed(exc) from exc
 
     def _execute_all(self, statement: str, rows: list[tuple[Any, ...]]) -> None:
@@ -327,7 +328,7 @@ class SqliteNodes:
             with self._lock, self._db:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany(statement, rows)
-        except sqlite3.Error as exc:
+        except DATABASE_ERRORS as exc:
             raise self._failed(exc) from exc
 
     def _failed(self, why: object) -> StoreError:

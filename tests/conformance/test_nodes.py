@@ -367,6 +367,14 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         in_sqlite(tmp_path)
 
 
+def test_a_file_whose_schema_is_damaged_is_refused(tmp_path: Path) -> None:
+    in_sqlite(tmp_path).close()
+    path = tmp_path / "nodes.db"
+    path.write_bytes(path.read_bytes().replace(b"tablenodes", b"table\xffodes"))
+    with pytest.raises(StoreError, match="remove the file"):
+        in_sqlite(tmp_path).read(digest_of(b"a node"))
+
+
 def test_a_file_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         SqliteNodes(tmp_path / "nowhere/nodes.db")

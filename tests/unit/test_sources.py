@@ -238,7 +238,7 @@ def test_after_a_reboot_no_source_is_trusted(
     assert directories(tmp_path) == set()
 
 
-@pytest.mark.parametrize("damage", ["garbage", "version"])
+@pytest.mark.parametrize("damage", ["garbage", "schema", "version"])
 def test_a_damaged_file_is_started_anew(
     pool: SourcePool, nodes: MemoryNodes, reopen: Open, tmp_path: Path, damage: str
 ) -> None:
@@ -247,6 +247,8 @@ def test_a_damaged_file_is_started_anew(
     path = tmp_path / "sources/sources.db"
     if damage == "garbage":
         path.write_bytes(os.urandom(8192))
+    elif damage == "schema":
+        path.write_bytes(path.read_bytes().replace(b"tablesources", b"table\xffources"))
     else:
         db = sqlite3.connect(path)
         db.execute("PRAGMA user_version = 9")

@@ -26,7 +26,7 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 from xxhash import xxh3_64_digest
 
-from filesync.decoding import UNDECODABLE
+from filesync.decoding import DATABASE_ERRORS, UNDECODABLE
 from filesync.digest import EMPTY, Digest, WireDigest, digest_of
 from filesync.entropy import random_bits
 from filesync.errors import StoreError
@@ -230,7 +230,7 @@ class StatCache:
         self._db: sqlite3.Connection | None = None
         try:
             self._db = self._open()
-        except _FAILING as exc:
+        except DATABASE_ERRORS as exc:
             self._fail(exc)
 
     def __enter__(self) -> Self:
@@ -323,7 +323,7 @@ class StatCache:
                     size += len(data)
                     if size > _AHEAD_BYTES:
                         break
-            except _FAILING as exc:
+            except DATABASE_ERRORS as exc:
                 self._fail(exc)
         # Where there are none of a new directory there are none of those in it.
         is_there = directory in self._ahead
@@ -362,7 +362,7 @@ class StatCache:
             return []
         try:
             return self._db.execute(query, arguments).fetchall()
-        except _FAILING as exc:
+        except DATABASE_ERRORS as exc:
             self._fail(exc)
             return []
 
@@ -372,7 +372,7 @@ class StatCache:
         try:
             with self._db:
                 self._db.executemany(statement, rows)
-        except _FAILING as exc:
+        except DATABASE_ERRORS as exc:
             self._fail(exc)
 
     def _fail(self, exc: Exception) -> None:
@@ -393,7 +393,7 @@ class StatCache:
         self._ahead.clear()
         for suffix in ("", "-wal", "-shm"):
             Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        with suppress(*_FAILING):
+        with suppress(*DATABASE_ERRORS):
             self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
@@ -434,8 +434,6 @@ def _make(db: sqlite3.Connection) -> None:
         db.execute("PRAGMA journal_mode = WAL")
 
 
-_FAILING: Final = (sqlite3.DatabaseError, UnicodeDecodeError)
-"""The second where SQLite says what is wrong with a damaged schema: it quotes that."""
 _PASSING: Final = (
     sqlite3.SQLITE_BUSY,
     sqlite3.SQLITE_LOCKED,
