@@ -22,7 +22,7 @@ def share_arenas() -> None:
     processors, 115 MB, with two arenas 71, in the same time; two workers after
     400 builds 223 and 199, then 99 and 119.
     """
-    _set(_M_ARENA_MAX, _ARENAS)
+    _call("mallopt", _M_ARENA_MAX, _ARENAS)
 
 
 @cache
@@ -33,8 +33,8 @@ def keep_pages() -> None:
     and each page of the next one is a fault, and cleared. 1 GiB took 1.15 s and 130,000 faults of who
     sends it, and takes 0.95 and 19,000. The first call takes 2 ms, where nothing has loaded ctypes.
     """
-    _set(_M_MMAP_THRESHOLD, _KEPT_BYTES)  # what is mapped by itself is never kept
-    _set(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    _call("mallopt", _M_MMAP_THRESHOLD, _KEPT_BYTES)  # what is mapped by itself is never kept
+    _call("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def give_back() -> None:
@@ -43,11 +43,7 @@ def give_back() -> None:
     What threads have used stays with each thread's arena otherwise: a server that had 40 clients
     at once kept five times of what it needed.
     """
-    from ctypes import CDLL
-
-    trim = getattr(CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    _call("malloc_trim", 0)
 
 
 class GivingBack:
@@ -77,9 +73,9 @@ class GivingBack:
             self._wait()
 
 
-def _set(option: int, value: int) -> None:
-    from ctypes import CDLL
+def _call(name: str, *arguments: int) -> None:
+    """Call a function of the C library, if this one has it."""
+    from ctypes import CDLL  # most runs of a client need none
 
-    set_option = getattr(CDLL(None), "mallopt", None)
-    if set_option is not None:
-        set_option(option, value)
+    if (function := getattr(CDLL(None), name, None)) is not None:
+        function(*arguments)
