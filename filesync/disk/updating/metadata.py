@@ -183,11 +183,11 @@ class Metadata:
 
     def is_refused(self, fd: int, entry: File) -> bool:
         """Say whether this user would have to change a file's mode or times, and may not: it is another's."""
+        if self._groups is None:
+            return False  # root
         status = os.fstat(fd)
         has = (stat.S_IMODE(status.st_mode), status.st_mtime_ns)
-        if self._groups is None or status.st_uid == os.geteuid():
-            return False
-        if has == (entry.mode, entry.mtime_ns):
+        if status.st_uid == os.geteuid() or has == (entry.mode, entry.mtime_ns):
             return False
         try:
             # Only a file's owner may, whoever a server or mount option has that be.
