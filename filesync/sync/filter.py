@@ -12,9 +12,12 @@ ends in '/' matches directories only, ``dir/***`` a directory and all that is in
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from filesync.sync.patterns import MAX_WILDCARDS, WILD, How, Pattern, understand
+
+if TYPE_CHECKING:
+    from filesync.disk.scanning.wanted import IsWay
 
 MAX_RULES: Final = 1000
 MAX_RULE_BYTES: Final = 4096
@@ -27,8 +30,6 @@ _OF_PATHS_BYTES: Final = 512
 """Of those for whole paths, which may be long: while one is compared no other thread runs."""
 Decides = Callable[[bytes, bool], bool | None]
 """Says whether the name at a path, which may be that of a directory, is left out; or does not say."""
-IsWay = Callable[[bytes], bool]
-"""Says whether the directory at a path is there for what is in it alone."""
 
 
 class Filter:
@@ -53,7 +54,7 @@ class Filter:
         *,
         root: bytes = b"",
         before: Decides | None = None,
-        ways: IsWay | None = None,
+        ways: "IsWay | None" = None,
     ) -> None:
         self._before = before
         self._ways = ways

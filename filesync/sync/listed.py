@@ -8,14 +8,18 @@ slash at its end with the names in it, and where ``all_below`` is asked for both
 import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import is_below
 from filesync.errors import UsageError
 from filesync.find import clean
 from filesync.manifest import Manifest
-from filesync.sync.filter import Decides, Filter, IsWay
+from filesync.sync.filter import Decides, Filter
 from filesync.sync.part import Part
+
+if TYPE_CHECKING:
+    from filesync.disk.scanning.wanted import IsWay
 
 
 class Listed:
@@ -67,9 +71,9 @@ class Listed:
 
         return leaves_out
 
-    def ways(self, rules: Sequence[bytes]) -> IsWay:
+    def ways(self, rules: Sequence[bytes]) -> "IsWay":
         """Return what says whether a directory comes only as it leads to something that is listed."""
-        itself, filter = self._decides_itself(rules), Filter(rules)
+        itself, filter = self._decides_itself(rules), _filter(tuple(rules))
 
         def is_way(path: bytes) -> bool:
             is_above = path in self._above
@@ -79,7 +83,7 @@ class Listed:
 
     def _decides_itself(self, rules: Sequence[bytes]) -> Callable[[bytes], bool | None]:
         """Return what ``decides`` of names whatever they lead to."""
-        filter = Filter(rules)
+        filter = _filter(tuple(rules))
         ways: dict[bytes, bool] = {}
 
         def is_only_a_way(path: bytes) -> bool:
@@ -140,7 +144,7 @@ class Listed:
             if not (part.inside or part.names):
                 return {}  # it is all of SRC
             tops |= part.names or {part.inside}
-        filter = Filter(rules)
+        filter = _filter(tuple(rules))
         return {
             path: errno.ENOTDIR
             for path in self._given
@@ -196,6 +200,12 @@ class Listed:
         """Have the directories above ``path`` come, whatever else is in them."""
         while (path := path.rpartition(b"/")[0]) and path not in self._above:
             self._above.add(path)
+
+
+@lru_cache(1)
+def _filter(rules: tuple[bytes, ...]) -> Filter:
+    """Return what ``rules`` say of all that a list is of: each part of a sync asks for that, and more than once."""
+    return Filter(rules)
 
 
 def _is_left_out(filter: Filter, path: bytes) -> bool:
