@@ -150,7 +150,7 @@ async def open_offer(
 async def forget_lacking(
     shared: Shared, worker: WorkerLink, refs: Sequence[Digest]
 ) -> Sequence[Digest]:
-    """Return which of ``refs`` a worker lacks, whatever it was thought to hold.
+    """Return which of ``refs`` a worker lacks; it is thought to hold them no longer.
 
     Raises:
         OrderFailed, WorkerLost: it does not say.
