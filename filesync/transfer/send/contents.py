@@ -146,9 +146,9 @@ class GrowingContents:
         """Return a file that has this content, or None if none that came has it."""
         if digest in self._left_out:
             return None
-        count = len(self._segments)
+        begin, count = self._hint, len(self._segments)  # other threads move the hint meanwhile
         for step in range(count):
-            at = (self._hint + step) % count
+            at = (begin + step) % count
             if (found := self._segments[at].find(digest)) is not None:
                 self._hint = at
                 return found

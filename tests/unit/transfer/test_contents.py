@@ -1,4 +1,7 @@
+import random
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given
 
@@ -109,6 +112,28 @@ def test_of_a_growing_tree_few_directories_are_held_decoded_however_many_are_loo
     finally:
         tracemalloc.stop()
     assert held_bytes < 100 * 50 * 300  # entries, of bytes each
+
+
+def test_each_of_several_threads_that_search_a_growing_tree_at_once_finds_all_that_is_there() -> (
+    None
+):
+    nodes = MemoryNodes()
+    contents = GrowingContents(nodes)
+    for number in range(20):
+        directory = with_entries(EMPTY_DIRECTORY, [file(b"f", b"%d" % number)])
+        contents.add([Listed(b"%d" % number, put(nodes, directory), directory.entries)])
+
+    def missed(seed: int) -> int:
+        wanted = random.Random(seed).choices([digest_of(b"%d" % n) for n in range(20)], k=5000)
+        return sum(contents.find(digest) is None for digest in wanted)
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # the threads take turns within one search, too
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            assert sum(threads.map(missed, range(4))) == 0
+    finally:
+        sys.setswitchinterval(interval_s)
 
 
 def test_a_file_that_stands_elsewhere_is_known_by_where_it_is_in_what_is_given() -> None:
