@@ -1,12 +1,14 @@
 """Memory that was used is used again, and a server gives it back when its clients have gone."""
 
 import asyncio
+import gc
 import os
 import platform
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,8 +22,10 @@ from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
 from filesync.sync.remote.holders import Holders
 from filesync.sync.remote.server import TreeServer
+from filesync.transfer.coding.stream import StreamDecoder, StreamEncoder
 from filesync.transfer.connection import listener_zmq
 from filesync.transfer.connection.channel_zmq import Channel
+from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from tests.integration.layer_pair import Side
 from tests.integration.test_sync_plane import LOOPBACK
@@ -88,6 +92,50 @@ def test_memory_is_given_back_some_time_after_a_client_has_gone_whoever_comes_me
     assert after
     assert after[-1] > 0.2
     assert len(after) <= 2, "nobody has come since"
+
+
+def noting(
+    make: Callable[..., None], made: list[weakref.ref[object]]
+) -> Callable[[object], None]:
+    """Return what does as ``make``, an ``__init__``, and takes note of what was made."""
+
+    def note(self: object) -> None:
+        make(self)
+        made.append(weakref.ref(self))
+
+    return note
+
+
+async def streamed(root: Path, *, pulls: bool) -> None:
+    """Have a directory come from a server, or go there, as a stream."""
+    server = TreeServer(ServedPlaces(root), read_only=False, caches=None)
+    options = Options(flow=Flow(Compress.ZSTD))
+    async with DataPlane(LOOPBACK, answer=server.answer) as plane:
+        server.use(plane)
+        if pulls:
+            there = [Remote(plane.address, b"src/")]
+            await sync_from(there, os.fsencode(root / "dest"), options)
+        else:
+            given = [os.fsencode(root / "src") + b"/"]
+            await sync_to(given, Remote(plane.address, b"dest"), options)
+
+
+@pytest.mark.parametrize("pulls", [False, True], ids=["given", "taken"])
+def test_what_streams_take_goes_with_their_sessions_before_python_looks_for_cycles(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pulls: bool
+) -> None:
+    made: list[weakref.ref[object]] = []
+    for end in (StreamEncoder, StreamDecoder):
+        monkeypatch.setattr(end, "__init__", noting(end.__init__, made))
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/file").write_bytes(b"0123456789" * MIB)
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(streamed(tmp_path, pulls=pulls), 60))
+        assert len(made) == 2
+        assert [one() for one in made] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_a_worker_gives_memory_back_some_time_after_an_order(

@@ -103,7 +103,12 @@ class Effects:
             self._begin(effects.popleft())
 
     async def stop(self) -> None:
-        """End after the turn that is being taken, then end what is half written."""
+        """End after the turn that is being taken, then end what is half written.
+
+        Nothing is performed after that.
+        """
+        # What it holds of streams is large, and this is held until Python looks for cycles.
+        del self._decoded
         for task in self._feeding:
             task.cancel()
         while not self._disk.empty():

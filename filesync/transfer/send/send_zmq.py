@@ -132,6 +132,9 @@ class Sending:
             await self._channel.send_last(
                 Refuse(self._session, LocalError.code, "internal error")
             )
+        finally:
+            # They are large, and this is held until Python looks for cycles.
+            self._encoder = self._last_piece = None
 
     async def _serve(self) -> None:
         await self._channel.send(Opened(self._session))
@@ -210,9 +213,8 @@ class Sending:
             return Frame(self._session, job.raw_bytes, Codec.HOLE), codec.HOLE
         if not codec.seems_to_compress(data):
             return Frame(self._session, job.raw_bytes), data
-        if self._encoder is None:
-            self._encoder = StreamEncoder()
-        return Frame(self._session, job.raw_bytes, Codec.STREAM), self._encoder.encode(data)
+        encoder = self._encoder = self._encoder or StreamEncoder()
+        return Frame(self._session, job.raw_bytes, Codec.STREAM), encoder.encode(data)
 
     def _judge(self) -> None:
         if self._inbox_size > MAX_OUTSTANDING_RANGES:
