@@ -162,6 +162,25 @@ def test_giving_back_does_no_harm() -> None:
     assert all(not any(one) for one in used[::1000])
 
 
+def test_what_is_held_in_a_cycle_alone_is_given_back() -> None:
+    class Held:
+        """What holds itself."""
+
+        itself: "Held"
+
+    gc.disable()
+    try:
+        held = Held()
+        held.itself = held
+        is_there = weakref.ref(held)
+        del held
+        assert is_there()
+        memory.give_back()
+        assert not is_there()
+    finally:
+        gc.enable()
+
+
 def arenas(pid: int) -> int:
     """Count what glibc has threads allocate from, besides the heap: each begins at a multiple of 64 MiB."""
     lines = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
