@@ -467,6 +467,24 @@ def test_a_damaged_cache_is_started_anew(tree: Tree, tmp_path: Path, damage: str
         assert tree.scan(cache=cache).files_read == 0
 
 
+def test_a_damaged_cache_that_cannot_be_removed_is_not_used(
+    tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stat.db"
+    (tree.root / "f").touch()
+    with StatCache(path) as cache:
+        first = tree.scan(cache=cache)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with StatCache(path) as cache:
+        path.write_bytes(bytes(path.stat().st_size))
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", refuse)
+            assert tree.scan(cache=cache) == first
+
+
 def test_a_cache_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="nowhere"):
         StatCache(tmp_path / "nowhere/stat.db")

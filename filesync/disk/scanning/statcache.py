@@ -391,9 +391,9 @@ class StatCache:
         log.warning("stat cache started anew path=%s reason=%s", self._path, exc)
         self._seen = bytearray()
         self._ahead.clear()
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._path}{suffix}").unlink(missing_ok=True)
-        with suppress(*DATABASE_ERRORS):
+        with suppress(OSError, *DATABASE_ERRORS):
+            for suffix in ("", "-wal", "-shm"):
+                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
             self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:
