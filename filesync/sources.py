@@ -24,6 +24,7 @@ import msgspec
 
 from filesync.decoding import DATABASE_ERRORS
 from filesync.digest import Digest
+from filesync.disk.database import remove_database
 from filesync.disk.entries import names_of
 from filesync.disk.handles import open_root
 from filesync.disk.removing import remove_tree
@@ -267,8 +268,7 @@ class SourcePool:
             return _open(self._file)
         except DATABASE_ERRORS as exc:
             log.warning("sources started anew path=%s reason=%s", self._file, exc)
-        for suffix in ("", "-wal", "-shm"):
-            Path(f"{self._file}{suffix}").unlink(missing_ok=True)
+        remove_database(self._file)
         try:
             return _open(self._file)
         except DATABASE_ERRORS as exc:

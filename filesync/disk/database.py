@@ -34,6 +34,16 @@ def open_database(path: Path, *, schema: str, version: int) -> sqlite3.Connectio
     return db
 
 
+def remove_database(path: Path) -> None:
+    """Remove the database ``path``, which nobody has open, with what SQLite has beside it, as far as it is there.
+
+    Raises:
+        OSError: it cannot be removed.
+    """
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
 @contextmanager
 def using(path: Path, *, remedy: str) -> Iterator[None]:
     """Turn what SQLite says of the database ``path`` into a ``StoreError`` that ends with ``remedy``.

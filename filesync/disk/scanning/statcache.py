@@ -28,6 +28,7 @@ from xxhash import xxh3_64_digest
 
 from filesync.decoding import DATABASE_ERRORS, UNDECODABLE
 from filesync.digest import EMPTY, Digest, WireDigest, digest_of
+from filesync.disk.database import remove_database
 from filesync.entropy import random_bits
 from filesync.errors import StoreError
 from filesync.manifest import (
@@ -392,8 +393,7 @@ class StatCache:
         self._seen = bytearray()
         self._ahead.clear()
         with suppress(OSError, *DATABASE_ERRORS):
-            for suffix in ("", "-wal", "-shm"):
-                Path(f"{self._path}{suffix}").unlink(missing_ok=True)
+            remove_database(self._path)
             self._db = self._open()
 
     def _open(self) -> sqlite3.Connection:

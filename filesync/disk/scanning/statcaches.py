@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from filesync.digest import digest_of
+from filesync.disk.database import remove_database
 from filesync.disk.scanning.statcache import StatCache
 from filesync.errors import StoreError
 from filesync.surplus import surplus
@@ -34,9 +35,7 @@ def open_cache(directory: Path, of: bytes) -> StatCache | None:
             os.utime(path)
         else:
             for oldest in surplus(directory, MAX_CACHES, slack=SLACK, suffix=path.suffix):
-                for suffix in ("", "-wal", "-shm"):
-                    with suppress(FileNotFoundError):
-                        os.unlink(oldest + suffix)
+                remove_database(Path(oldest))
     return cache
 
 
