@@ -44,8 +44,8 @@ CHANGE_S: Final = 1.1
 """rsync takes a file of the same size and the same second for unchanged."""
 START_S: Final = 20.0
 FILESYNC: Final = [sys.executable, "-m", "filesync"]
-BESIDES_MIB: Final = 512
-"""Of memory at hand, for what a tool holds besides the tree that it writes."""
+BESIDES_BYTES: Final = 512 * MIB
+"""Of memory at hand, for what a tool holds besides the trees that it reads and writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,7 @@ def measure(row: Row, root: Path, rounds: int, *, pulls: bool = False) -> dict[s
     for tool in () if row.is_cold else (*warm, *warm):
         _run(tool, source, dests)
         time.sleep(REST_S)
+    size = sum(path.lstat().st_size for path in source.rglob("*"))
     for number in range(rounds):
         if not row.is_second:
             time.sleep(0 if row.is_cold else CHANGE_S)
@@ -153,6 +154,7 @@ def measure(row: Row, root: Path, rounds: int, *, pulls: bool = False) -> dict[s
                 _run(tool, source, dests)
                 time.sleep(CHANGE_S)
                 row.change(source, number * len(tools) + turn)
+            _have_memory(root, 2 * size + BESIDES_BYTES)
             time.sleep(REST_S)
             runs[tool.name].append(_run(tool, source, dests))
             compare(source, dests / tool.name)
@@ -160,7 +162,6 @@ def measure(row: Row, root: Path, rounds: int, *, pulls: bool = False) -> dict[s
 
 
 def _run(tool: Tool, source: Path, dests: Path) -> Run:
-    _have_memory(dests.parent, source)
     target = tool.name if tool.is_named else str(dests / tool.name)
     before = loopback_bytes()
     started = time.monotonic()
@@ -169,16 +170,15 @@ def _run(tool: Tool, source: Path, dests: Path) -> Run:
     return Run(seconds, loopback_bytes() - before)
 
 
-def _have_memory(where: Path, source: Path) -> None:
-    """Have free memory be at hand for twice ``source``, whichever tool is next.
+def _have_memory(where: Path, size: int) -> None:
+    """Have ``size`` bytes of free memory be at hand, whichever tool is next.
 
     A hypervisor may take back what its guest has free for some seconds: the first 1 GiB that was written then
     took 4 s, and the next 0.4, both to tmpfs.
     """
-    size = sum(path.lstat().st_size for path in source.rglob("*"))
     piece = b"1" * MIB
     with tempfile.TemporaryFile(dir=where, buffering=0) as file:
-        for _ in range(2 * size // MIB + BESIDES_MIB):
+        for _ in range(size // MIB):
             file.write(piece)
 
 
