@@ -38,9 +38,8 @@ def keep_pages() -> None:
     sends it, and takes 0.95 and 19,000. Who gets it has 2,300, and with half as much 42,000: what was free
     was more than that again and again. The first call takes 2 ms, where nothing has loaded ctypes.
     """
-    _call(
-        "mallopt", _M_MMAP_THRESHOLD, _MOST_MAPPED_BYTES
-    )  # what is mapped by itself is never kept
+    # What is mapped by itself is never kept.
+    _call("mallopt", _M_MMAP_THRESHOLD, _MOST_MAPPED_BYTES)
     _call("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 

@@ -213,6 +213,7 @@ class Sending:
             return Frame(self._session, job.raw_bytes, Codec.HOLE), codec.HOLE
         if not codec.seems_to_compress(data):
             return Frame(self._session, job.raw_bytes), data
+        # ``run`` may end meanwhile, in another thread, and let go of it.
         encoder = self._encoder = self._encoder or StreamEncoder()
         return Frame(self._session, job.raw_bytes, Codec.STREAM), encoder.encode(data)
 
