@@ -308,9 +308,10 @@ def not_found(path: bytes, exc: OSError, advice: str = "") -> PathMissing | Stor
 
     ``advice`` is for who has to do something where it is not there.
     """
-    if isinstance(exc, NotADirectoryError) and path.endswith(b"/"):
-        return StoreError(f"{shown(path)} is not a directory; name it without the last slash")
-    if isinstance(exc, FileNotFoundError | NotADirectoryError):
+    if isinstance(exc, NotADirectoryError):
+        how = "; name it without the last slash" if path.endswith(b"/") else ""
+        return StoreError(f"{shown(path)} is not a directory{how}")
+    if isinstance(exc, FileNotFoundError):
         return PathMissing(os.fsdecode(path), advice)
     return StoreError(f"{shown(path)} cannot be read: {exc.strerror}")
 

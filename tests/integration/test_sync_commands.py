@@ -1293,6 +1293,20 @@ def test_who_names_a_place_whose_parent_is_not_there_is_told_to_make_it(
         assert "'no' is not there; make it first" in done.stderr
 
 
+@pytest.mark.parametrize("far", [False, True])
+def test_who_names_a_place_below_a_file_is_told_that_this_is_no_directory(
+    bench: Bench, far: bool
+) -> None:
+    make(bench.root / "src/f", b"1")
+    make((bench.served if far else bench.root) / "file", b"2")
+    place = f"{bench.serve()}/file/dst" if far else "file/dst"
+    for source in ("src/", "src", "src/f"):
+        for dry in ([], ["-n"]):
+            done = bench.run("sync", *dry, source, place, check=False)
+            assert done.returncode == 1
+            assert re.search("'file(/dst)?' is not a directory\n", done.stderr), done.stderr
+
+
 def test_who_loses_its_server_midway_is_told_to_run_again(bench: Bench) -> None:
     (bench.root / "src").mkdir()
     (bench.root / "src/large").write_bytes(random.Random(1).randbytes(4_000_000))
