@@ -17,12 +17,12 @@ from typing import Any, Final
 
 from bench.results import plot, save, spread
 from bench.trees import PER_DIRECTORY
-from filesync.diff import diff
 from filesync.digest import Digest, digest_of
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, Nodes, put
 from filesync.manifest.growth import with_entries
 from filesync.manifest.store import SqliteNodes, batched
 from filesync.manifest.tree import subdirectory
+from filesync.trees.diff import diff
 
 CHANGED: Final = 10
 LIMIT_MS: Final = 20.0

@@ -14,8 +14,8 @@ from typing import Any, Final, Self
 from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.errors import UnexpectedMessage
-from filesync.lifetime import wait_for_end
 from filesync.manifest import Manifest, MemoryNodes
+from filesync.process.lifetime import wait_for_end
 from filesync.sync.remote import wire
 from filesync.sync.remote.nodes import answer_nodes
 from filesync.transfer.connection.channel_zmq import Channel

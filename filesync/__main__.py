@@ -14,10 +14,10 @@ def main() -> None:
     # took 9 ms of every start, and 3 % of what a tree of many files costs.
     gc.set_threshold(YOUNG_OBJECTS)
     try:
-        from filesync.loading import ended_by_interrupts
+        from filesync.process.loading import ended_by_interrupts
 
         with ended_by_interrupts():
-            from filesync import cli
+            from filesync.command import cli
 
         cli.main()
     except KeyboardInterrupt:  # before there was a command to interrupt

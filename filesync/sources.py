@@ -29,9 +29,9 @@ from filesync.disk.entries import names_of
 from filesync.disk.handles import open_root
 from filesync.disk.removing import remove_tree
 from filesync.disk.statedir import boot_id
-from filesync.entropy import random_name
 from filesync.errors import LocalError, NodeMissing, StoreError
 from filesync.manifest import Nodes
+from filesync.process.entropy import random_name
 
 log = logging.getLogger(__name__)
 

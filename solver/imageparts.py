@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from solver.graph import Graph
 from solver.reads import reads, together
 from worker.wire.ops import ImageOp

@@ -14,10 +14,10 @@ from typing import Final
 
 import msgspec
 
-from filesync.diff import diff
 from filesync.digest import Digest, digest_of
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Nodes
-from filesync.select import Selector, select
+from filesync.trees.diff import diff
+from filesync.trees.select import Selector, select
 from solver.graph import Graph
 from worker.wire.ops import ImageOp, Op, op_digest, selector_of
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from filesync.find import bytes_of, clean
-from filesync.select import Pick, Selector
+from filesync.trees.find import bytes_of, clean
+from filesync.trees.select import Pick, Selector
 from solver.graph import Graph, reachable
 from worker.wire.ops import selector_of
 

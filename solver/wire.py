@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from solver.agents import AgentSaid as AgentSaid
 from solver.agents import AskAgent as AskAgent
 from solver.caches.wire import CacheFrom as CacheFrom

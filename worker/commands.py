@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 import click
 
+from filesync.command.quantities import parse_duration, parse_size
 from filesync.errors import UsageError
 from filesync.keys.files import key_for
 from filesync.keys.options import insecure_option, key_option
-from filesync.lifetime import wait_for_end
-from filesync.memory import share_arenas
-from filesync.quantities import parse_duration, parse_size
+from filesync.process.lifetime import wait_for_end
+from filesync.process.memory import share_arenas
 from filesync.transfer.connection.address import is_everywhere, is_here, parse_address
 from filesync.transfer.connection.unix import own_socket
 from filesync.transfer.errors import InsecureListen

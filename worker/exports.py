@@ -14,7 +14,7 @@ from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
-from filesync.retime import with_times
+from filesync.trees.retime import with_times
 from worker.history import fitting
 from worker.layers import LayerForm, tar_blocks
 from worker.moving import chains

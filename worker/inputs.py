@@ -15,11 +15,11 @@ from filesync.digest import Digest
 from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate, WantedFile
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put
-from filesync.retime import with_times
 from filesync.sources import Filling, SourceLease
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import acquired, in_thread, while_wanted
+from filesync.trees.retime import with_times
 from worker.images import Images
 from worker.moving.arrivals import Arrivals
 from worker.moving.coming import ComingUpdate, Told

@@ -16,12 +16,12 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, LocalError, Unavailable
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
-from filesync.memory import GivingBack
-from filesync.select import select
+from filesync.process.memory import GivingBack
 from filesync.transfer.errors import NotOffered, Refused
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
 from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
+from filesync.trees.select import select
 from worker import exports
 from worker.exec import Agents, ExecState, OnOutput
 from worker.garbage.keeper import DiskKeeper

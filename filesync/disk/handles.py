@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, Self
 
-from filesync.descriptors import HOW, are_used_up, may_open
 from filesync.errors import LocalError, StoreError
+from filesync.process.descriptors import HOW, are_used_up, may_open
 
 _SAFE: Final = os.O_NOFOLLOW | os.O_CLOEXEC
 DIRECTORY_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | _SAFE

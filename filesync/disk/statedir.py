@@ -9,8 +9,8 @@ from typing import Final
 import msgspec
 
 from filesync.disk.reserve import keep_reserve, make_room
-from filesync.entropy import random_bytes
 from filesync.errors import StoreError, UsageError
+from filesync.process.entropy import random_bytes
 
 VERSION: Final = "1"
 LOCK: Final = "lock"

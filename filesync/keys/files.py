@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NewType
 
-from filesync.entropy import random_name
+from filesync.command.home import own_directory
 from filesync.errors import StoreError, UsageError
-from filesync.home import own_directory
+from filesync.process.entropy import random_name
 
 log = logging.getLogger(__name__)
 

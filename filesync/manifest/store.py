@@ -21,7 +21,7 @@ from filesync.digest import Digest, digest_of, short
 from filesync.errors import NodeMissing, StoreError
 from filesync.manifest.node import MAX_NODE_BYTES, Subdirectory, Summary, decode_trusted
 from filesync.manifest.tree import LayeredNodes, Nodes
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
 
 VERSION: Final = 1
 _SCHEMA: Final = """

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from filesync.command.home import own_caches
 from filesync.errors import UsageError
-from filesync.home import own_caches
 from filesync.keys.options import key_option, listen_keys, listen_options
 from filesync.sync.spelling import ALWAYS_SO, COMPRESS, RsyncCommand, always_so, check_archive
 
@@ -455,7 +455,7 @@ def serve(
 
         asyncio.run(serve_stdio(server.answer, server.use))
         return
-    from filesync.memory import share_arenas
+    from filesync.process.memory import share_arenas
 
     share_arenas()  # before there are threads
     own, allowed = listen_keys(key, allow)
@@ -472,7 +472,7 @@ def serve(
 async def _serve(server: "TreeServer", plane: "DataPlane", until_eof: bool) -> None:
     import asyncio
 
-    from filesync.lifetime import wait_for_end
+    from filesync.process.lifetime import wait_for_end
     from filesync.transfer.threads import take_threads_for_many
 
     take_threads_for_many()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import is_below
 from filesync.errors import UsageError
-from filesync.find import clean
 from filesync.manifest import Manifest
 from filesync.sync.filter import Decides, Filter
 from filesync.sync.part import Part
+from filesync.trees.find import clean
 
 if TYPE_CHECKING:
     from filesync.disk.scanning.wanted import IsWay

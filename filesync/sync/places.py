@@ -21,7 +21,7 @@ from filesync.errors import PathMissing, StoreError, UsageError
 from filesync.manifest.node import is_name
 from filesync.sync.filter import Filter
 from filesync.sync.ticks import tick_of
-from filesync.united import depth_of
+from filesync.trees.united import depth_of
 
 if TYPE_CHECKING:
     from filesync.disk.updating.staging import Staging

@@ -20,9 +20,9 @@ from filesync.manifest import (
     put,
     with_entries,
 )
-from filesync.overlay import overlay
 from filesync.sync.part import Removal
 from filesync.sync.unseen import Unseen
+from filesync.trees.overlay import overlay
 
 
 class Plan(msgspec.Struct, frozen=True, dict=True):

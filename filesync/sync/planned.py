@@ -12,8 +12,8 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.overlay import with_other_groups
 from filesync.sync.part import Part
+from filesync.trees.overlay import with_other_groups
 
 if TYPE_CHECKING:  # who gives may need none
     from filesync.sync.plan import Plan

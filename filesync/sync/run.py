@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from time import monotonic
 
-from filesync.ending import cleaned_up_when_ended
 from filesync.errors import ContentCorrupt, RoomMade, SourceChanged, UsageError
+from filesync.process.ending import cleaned_up_when_ended
 from filesync.sync.changing import Attempts
 from filesync.sync.options import Options
 from filesync.sync.places import is_remote
@@ -113,7 +113,7 @@ def _remote(
     sources: Sequence[str], dest: str, options: Options, shown: ShownProgress
 ) -> SyncStats:
     # A local sync needs neither sockets nor an event loop: 40 ms less.
-    from filesync.lifetime import run_command
+    from filesync.process.lifetime import run_command
     from filesync.sync.remote.client import Remote, parse, sync_from, sync_to
 
     progress = shown.note if shown.is_shown else None

@@ -21,7 +21,7 @@ from filesync.manifest import Manifest, Nodes
 from filesync.manifest.owner import Writer, as_written_by
 from filesync.sync.filter import Filter
 from filesync.sync.places import Place
-from filesync.united import below, depth_of, nowhere_else, unite
+from filesync.trees.united import below, depth_of, nowhere_else, unite
 
 if TYPE_CHECKING:
     from filesync.disk.updating.files import Proved, WrittenNs

@@ -9,9 +9,9 @@ from contextlib import suppress
 from itertools import islice
 from typing import Final, NamedTuple
 
-from filesync.descriptors import OUT_OF_ROOM
 from filesync.errors import UsageError
 from filesync.manifest.node import MAX_NAME_BYTES
+from filesync.process.descriptors import OUT_OF_ROOM
 from filesync.sync.filter import Filter
 from filesync.sync.part import Part
 from filesync.sync.places import Kind, Place, Places, not_found, split_path

@@ -6,8 +6,8 @@ from typing import Any, Final, TypeVar
 
 import click
 
+from filesync.command.instead import InsteadCommand
 from filesync.errors import UsageError
-from filesync.instead import InsteadCommand
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -6,10 +6,10 @@ import stat
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from filesync.descriptors import are_used_up
 from filesync.disk.handles import DIRECTORY_FLAGS, shown, why_unwritable
 from filesync.disk.updating.refusals import is_single
 from filesync.errors import StoreError
+from filesync.process.descriptors import are_used_up
 from filesync.sync.options import Choice
 from filesync.sync.part import Part
 from filesync.sync.places import Place, Places, not_found, split_path

@@ -4,9 +4,9 @@ import os
 from itertools import takewhile
 from typing import Final
 
-from filesync.descriptors import OUT_OF_ROOM
 from filesync.disk.reserved import is_reserved
 from filesync.manifest.node import is_name
+from filesync.process.descriptors import OUT_OF_ROOM
 from filesync.sync.places import Place, Places
 
 MOST_DOWN: Final = 8

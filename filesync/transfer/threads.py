@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Final, ParamSpec, TypeVar
 
-from filesync.wanted import until_given_up
+from filesync.process.wanted import until_given_up
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import TypeVar
 import click
 
 from filesync.keys.files import key_for
-from filesync.lifetime import run_command
+from filesync.process.lifetime import run_command
 from solver.client.embedded import given_or_built_here
 from solver.client.link_zmq import ManagerLink
 from solver.wire import FromClient, ToClient

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import msgspec
 
+from filesync.command.home import own_caches
 from filesync.disk.scanning.scan import scan
 from filesync.disk.scanning.statcache import StatCache
 from filesync.disk.scanning.statcaches import open_cache
 from filesync.errors import PathMissing, TooManyLinks, UsageError
-from filesync.glob import compile_name
-from filesync.home import own_caches
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.manifest.owner import owned_by
-from filesync.select import Selector, select
+from filesync.trees.glob import compile_name
+from filesync.trees.select import Selector, select
 from solver.dockerfile import MAIN_CONTEXT, Ignore, ignore_matcher
 from solver.dockerfile.suggestion import did_you_mean
 

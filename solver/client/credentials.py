@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from filesync.command.home import own_directory
 from filesync.errors import UsageError
-from filesync.home import own_directory
 from worker.wire.images import DOCKER_HOST, Credential
 
 MAX_FILE_BYTES: Final = 4 << 20

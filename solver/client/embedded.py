@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
-from filesync import cli
+from filesync.command import cli
 from filesync.errors import UsageError
 from filesync.transfer.connection.unix import remove_sockets, socket_directory
 from solver.client.contexts import cache_home

@@ -6,8 +6,8 @@ from typing import Final, Literal
 
 from rich.table import Table
 
+from filesync.command.quantities import BadQuantity, parse_duration, parse_size
 from filesync.errors import UsageError
-from filesync.quantities import BadQuantity, parse_duration, parse_size
 from solver.client.wording import human
 from solver.wire import Usages
 from worker.wire.disk import REMOVABLE, Kind, PrunePolicy

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 
 from filesync.errors import FilesyncError
-from filesync.select import Selector, select
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.send.offer import Offer
+from filesync.trees.select import Selector, select
 from solver.client.contexts import Context
 
 

@@ -12,11 +12,11 @@ from filesync.disk.scanning.scan import scan
 from filesync.disk.updating.update import TreeUpdate
 from filesync.errors import FilesyncError, StoreError, Unavailable
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.overlay import overlay, with_root_of
 from filesync.transfer.errors import NotLetIn, Refused, UnknownHost, VersionMismatch
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.replica import Replica
 from filesync.transfer.threads import in_thread
+from filesync.trees.overlay import overlay, with_root_of
 from solver.client.caches.local import copy_known, write_cache
 from solver.client.caches.options import CacheTo
 from solver.client.link_zmq import ManagerLink

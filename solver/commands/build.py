@@ -13,7 +13,7 @@ import click
 from filesync.errors import UsageError
 from filesync.keys.files import KeyPair, key_for
 from filesync.keys.options import key_option
-from filesync.lifetime import run_command
+from filesync.process.lifetime import run_command
 from solver.client.again import run_build
 from solver.client.aside import Aside
 from solver.client.embedded import cluster_here

@@ -6,7 +6,7 @@ import click
 
 from filesync.keys.files import key_for
 from filesync.keys.options import key_option
-from filesync.lifetime import run_command
+from filesync.process.lifetime import run_command
 from solver.client.aside import Aside
 from solver.client.embedded import given_or_built_here
 from solver.client.progress import make_progress

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 
 from filesync.errors import UsageError
 from filesync.keys.options import key_option
-from filesync.lifetime import wait_for_end
+from filesync.process.lifetime import wait_for_end
 from filesync.transfer.connection.address import check_address, is_here, without_key
 from solver.client.asking import ask_manager
 from solver.client.embedded import default_state, embedded_cluster

@@ -7,8 +7,8 @@ from typing import Final
 import click
 
 from filesync.keys.options import listen_keys, listen_options
-from filesync.lifetime import wait_for_end
-from filesync.memory import share_arenas
+from filesync.process.lifetime import wait_for_end
+from filesync.process.memory import share_arenas
 from filesync.transfer.connection.unix import own_socket
 from solver.manager.process import run_manager
 

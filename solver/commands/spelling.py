@@ -5,7 +5,7 @@ from typing import Final
 
 import click
 
-from filesync.instead import InsteadCommand
+from filesync.command.instead import InsteadCommand
 
 _LIMITS: Final = (
     "a step has its worker's limits; set them where the worker is started, as with systemd's "

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 from e2b_dockerfile_utils import PatternMatcher, parse_heredoc
 
-from filesync.glob import DEEP
+from filesync.trees.glob import DEEP
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.flags import Flags, parse_flags
 from solver.dockerfile.modes import check_mode

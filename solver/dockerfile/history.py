@@ -4,7 +4,7 @@ import sys
 from collections.abc import Iterable
 from typing import Final
 
-from filesync.quantities import format_duration
+from filesync.command.quantities import format_duration
 
 _ESCAPES: Final = {
     "\a": "\\a",

@@ -6,7 +6,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from solver.dockerfile.excerpt import Excerpt
 from solver.graph import Graph
 from worker.wire.platforms import Platform

@@ -1,12 +1,12 @@
 """Sizes and durations in a Dockerfile: a wrong one is a fault of its instruction."""
 
-from filesync import quantities
-from filesync.quantities import BadQuantity
+from filesync.command import quantities
+from filesync.command.quantities import BadQuantity
 from solver.dockerfile.errors import Invalid
 
 
 def parse_size(text: str) -> int:
-    """Return bytes; see ``filesync.quantities``.
+    """Return bytes; see ``filesync.command.quantities``.
 
     Raises:
         Invalid: no size.
@@ -18,7 +18,7 @@ def parse_size(text: str) -> int:
 
 
 def parse_duration(text: str) -> int:
-    """Return nanoseconds; see ``filesync.quantities``.
+    """Return nanoseconds; see ``filesync.command.quantities``.
 
     Raises:
         Invalid: no duration.

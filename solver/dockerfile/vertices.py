@@ -8,8 +8,8 @@ import msgspec
 
 from filesync.digest import DIGEST_BYTES, Digest
 from filesync.errors import LocalError
-from filesync.glob import is_pattern, unescape
-from filesync.select import Pick, Selector
+from filesync.trees.glob import is_pattern, unescape
+from filesync.trees.select import Pick, Selector
 from solver.dockerfile.errors import Invalid
 from solver.dockerfile.options import MAIN_CONTEXT, BaseImage
 from solver.graph import MAX_VERTICES, Graph, Vertex, reachable

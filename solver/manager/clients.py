@@ -12,7 +12,7 @@ from msgspec import structs
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, NodeMissing
 from filesync.manifest import Nodes
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from solver.errors import InputLost, OrderFailed, StepFailed
 from solver.manager.agents import AgentLines
 from solver.manager.build import Build

@@ -7,8 +7,8 @@ import msgspec
 
 from filesync.digest import Digest
 from filesync.manifest import Manifest, Nodes, accept, missing_nodes
-from filesync.select import Selector
 from filesync.transfer.threads import in_thread
+from filesync.trees.select import Selector
 from solver.keys import content_made_on
 from solver.manager.cluster import Cluster
 from solver.manager.leases import Leases

@@ -10,7 +10,7 @@ import msgspec
 from filesync.digest import digest_of
 from filesync.errors import FilesyncError, MalformedMessage
 from filesync.manifest import EMPTY_DIRECTORY, Manifest, MemoryNodes, put, with_entries
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from solver import wire
 from solver.client.agents import is_allowed
 from solver.client.outputlines import OutputLines

@@ -8,7 +8,7 @@ from typing import Final
 import msgspec
 import zstandard
 
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from tests.fuzz import mutation
 from tests.fuzz.mutation import Mutate
 from worker.layers.apply import Limits

@@ -115,9 +115,9 @@ def test_nothing_is_built_whose_facts_could_not_be_written(
 
 
 IMPATIENT = """\
-import filesync.cli, solver.client.link_zmq, sys
+import filesync.command.cli, solver.client.link_zmq, sys
 solver.client.link_zmq.ANSWER_S = 1.0
-filesync.cli.main(sys.argv[1:])
+filesync.command.cli.main(sys.argv[1:])
 """
 
 
@@ -207,10 +207,10 @@ def test_a_database_of_another_version_or_none_is_refused(
 
 AS_NOBODY = f"""\
 import encodings.ascii, encodings.idna, importlib.metadata, os, sys
-import filesync.cli, filesync.transfer.receive.pull_zmq, filesync.transfer.send.send_zmq
+import filesync.command.cli, filesync.transfer.receive.pull_zmq, filesync.transfer.send.send_zmq
 import solver.commands.build, solver.commands.manager, worker.commands
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-filesync.cli.main(sys.argv[1:])
+filesync.command.cli.main(sys.argv[1:])
 """
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from filesync.descriptors import NEEDED
 from filesync.disk.scanning.scan import scan
 from filesync.errors import Unreadable
 from filesync.manifest import MemoryNodes
+from filesync.process.descriptors import NEEDED
 from filesync.transfer.receive.fetch import SMALL_BYTES
 from tests.integration.fewdescriptors import few_descriptors
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from filesync.ending import cleaned_up_when_ended
+from filesync.process.ending import cleaned_up_when_ended
 from solver.client.embedded import embedded_cluster
 from solver.client.link_zmq import ManagerLink
 from solver.wire import ListWorkers, Workers
@@ -85,7 +85,7 @@ def test_nobody_waits_for_a_manager_that_was_killed_and_comes_back_no_more(
 
 def test_a_child_that_fails_of_a_bug_leaves_its_traceback(tmp_path: Path) -> None:
     program = (
-        f"from {__name__} import *; from filesync import cli; cli.main = lambda words: 1 / 0;"
+        f"from {__name__} import *; from filesync.command import cli; cli.main = lambda words: 1 / 0;"
         f"show(Path({str(tmp_path)!r}), None)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

@@ -16,7 +16,7 @@ from typing import Final
 import pytest
 
 from bench.processes import Cluster
-from filesync import memory
+from filesync.process import memory
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
 from filesync.sync.remote.client import Remote, sync_from, sync_to
@@ -212,7 +212,7 @@ def test_so_do_those_of_a_worker_and_of_a_manager(tmp_path: Path) -> None:
 
 TAKEN_AGAIN = """
 import resource
-from filesync.memory import keep_pages
+from filesync.process.memory import keep_pages
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -13,9 +13,9 @@ import pytest
 
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, missing_nodes
 from filesync.manifest.pack import accept_pack, pack_nodes
-from filesync.select import Pick, Selector, select
 from filesync.transfer.receive import candidates
 from filesync.transfer.stats import Progress, PullStats
+from filesync.trees.select import Pick, Selector, select
 from tests.integration.layer_pair import Side, take
 from worker.moving import arrivals
 from worker.moving.passing import Passing

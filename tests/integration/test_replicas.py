@@ -14,7 +14,7 @@ import pytest
 from bench.processes import BuildRun, Cluster, run
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable, UsageError
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from solver.manager.process import open_manager
 from solver.manager.results import replicas as replicas_module
 from solver.manager.results.replicas import Replicas, WorkerRef

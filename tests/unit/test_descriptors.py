@@ -9,9 +9,9 @@ from contextlib import ExitStack, suppress
 
 import pytest
 
-from filesync import descriptors
-from filesync.descriptors import with_room
 from filesync.errors import StoreError
+from filesync.process import descriptors
+from filesync.process.descriptors import with_room
 
 FEW = 256
 

@@ -7,7 +7,6 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from filesync.diff import DirectoryDiff, bytes_to_fetch_at_most, diff
 from filesync.digest import Digest
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -25,6 +24,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
+from filesync.trees.diff import DirectoryDiff, bytes_to_fetch_at_most, diff
 from tests.unit.counting_nodes import CountingNodes
 from tests.unit.made import file
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from filesync import cli
+from filesync.command import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from filesync.errors import UsageError
-from filesync.glob import compile_name, is_pattern, unescape
+from filesync.trees.glob import compile_name, is_pattern, unescape
 
 
 def matches(pattern: str, name: str) -> bool:

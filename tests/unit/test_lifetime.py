@@ -8,7 +8,7 @@ import pytest
 
 ASLEEP = """
 import asyncio, signal, threading
-from filesync.lifetime import run_command
+from filesync.process.lifetime import run_command
 
 async def sleep():
     print("asleep", flush=True)
@@ -25,7 +25,7 @@ except KeyboardInterrupt:
 
 CLEANING = """
 import asyncio
-from filesync.lifetime import run_command
+from filesync.process.lifetime import run_command
 
 async def clean_up():
     try:
@@ -42,8 +42,8 @@ run_command(clean_up())
 """
 CLEANS_UP = """
 import asyncio
-from filesync import cli
-from filesync.lifetime import run_command
+from filesync.command import cli
+from filesync.process.lifetime import run_command
 
 async def clean_up():
     try:
@@ -64,7 +64,7 @@ cli.main([])
 """
 ENDING = """
 import gc, time
-from filesync import cli
+from filesync.command import cli
 
 def freeze():
     print("ending", flush=True)
@@ -75,7 +75,7 @@ cli.main(["--version"])
 """
 LOADING = """
 import os, signal, sys, weakref
-from filesync import {module}
+import {module} as entry
 
 class Lock:
     pass
@@ -90,12 +90,16 @@ class Finder:
 
 sys.meta_path.insert(0, Finder())
 sys.argv = ["filesync", "keygen", "--help"]
-{module}.main()
+entry.main()
 """
 
 
 @pytest.mark.parametrize(
-    ("module", "loaded"), [("__main__", "filesync.cli"), ("cli", "filesync.keys.commands")]
+    ("module", "loaded"),
+    [
+        ("filesync.__main__", "filesync.command.cli"),
+        ("filesync.command.cli", "filesync.keys.commands"),
+    ],
 )
 def test_an_interrupt_while_modules_are_loaded_is_not_forgotten(
     module: str, loaded: str

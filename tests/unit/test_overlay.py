@@ -22,7 +22,7 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.overlay import overlay, with_root_of
+from filesync.trees.overlay import overlay, with_root_of
 from tests.unit.made import file
 
 Shape = dict[bytes, "Shape | bytes"]

@@ -14,9 +14,9 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.errors import Unavailable
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.select import Pick, Selector, select
 from filesync.transfer.errors import NotOffered
 from filesync.transfer.wire import Level, Range
+from filesync.trees.select import Pick, Selector, select
 from worker.moving.passedtree import PassedTree
 from worker.moving.passing import PassedFile, Passing
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.retime import with_times
+from filesync.trees.retime import with_times
 
 AT_NS = 1_000_000_007
 

@@ -10,7 +10,6 @@ from msgspec.structs import replace
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import PathMissing, UsageError
-from filesync.glob import compile_name
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Entry,
@@ -27,7 +26,8 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.select import Match, Pick, Selector, matched, resolve, select
+from filesync.trees.glob import compile_name
+from filesync.trees.select import Match, Pick, Selector, matched, resolve, select
 
 Tree = Mapping[bytes, "Tree | bytes | str | tuple[bytes, bytes]"]
 """Names to directories, contents of files, targets of links, (content, link group)."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from filesync.descriptors import Quota, may_open
 from filesync.digest import digest_of
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.disk.updating.early import EarlyFile
@@ -19,6 +18,7 @@ from filesync.disk.updating.update import TreeUpdate
 from filesync.early import stand_in_of
 from filesync.errors import StoreError
 from filesync.manifest import EMPTY_DIRECTORY, File, Manifest, MemoryNodes, put, with_entries
+from filesync.process.descriptors import Quota, may_open
 
 DATA = bytes(range(256)) * 100
 TIME_NS = 1_700_000_000_000_000_000

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from filesync.process.wanted import check_wanted, until_given_up
 from filesync.transfer.threads import (
     acquired,
     in_thread,
@@ -13,7 +14,6 @@ from filesync.transfer.threads import (
     until_done,
     while_wanted,
 )
-from filesync.wanted import check_wanted, until_given_up
 from tests.unit.cancelling import Held, cancel_during
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from filesync.disk.scanning.scan import scan
 from filesync.errors import SourceChanged
 from filesync.manifest import Manifest, link_groups
-from filesync.united import unite
+from filesync.trees.united import unite
 from tests.unit.counting_nodes import CountingNodes
 from tests.unit.sync.test_plan import together
 from tests.unit.sync.test_shadow import files, merged

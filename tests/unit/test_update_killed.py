@@ -12,7 +12,7 @@ import pytest
 
 from filesync.disk.updating.update import TreeUpdate
 from filesync.manifest import Manifest
-from filesync.overlay import overlay
+from filesync.trees.overlay import overlay
 from tests.mounting import tmpfs
 from tests.unit.update_driver import (
     Contents,

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from filesync.descriptors import are_used_up
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.updating.update import TreeUpdate
 from filesync.disk.updating.work import Directories, WorkDirectory
 from filesync.errors import StoreError
+from filesync.process.descriptors import are_used_up
 from tests.unit.update_driver import scanned
 
 

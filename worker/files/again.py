@@ -16,7 +16,6 @@ import msgspec
 
 from filesync.digest import Digest
 from filesync.disk.updating.visits import names_of
-from filesync.find import clean
 from filesync.manifest import (
     Directory,
     Entry,
@@ -26,8 +25,9 @@ from filesync.manifest import (
     Subdirectory,
     Symlink,
 )
-from filesync.select import Pick, matched
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
+from filesync.trees.find import clean
+from filesync.trees.select import Pick, matched
 from worker.files.attributes import Attributes, attributes_of
 from worker.files.mode import ChangeMode, made_mode, parse_mode
 from worker.files.named import directory_at, has_own_time, reduced

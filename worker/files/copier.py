@@ -22,7 +22,7 @@ from filesync.manifest import (
     Subdirectory,
     Symlink,
 )
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
 from worker.files.attributes import Attributes, attributes_of, set_open, set_unopened
 from worker.files.content import copy_content
 from worker.files.errors import PathInTheWay

@@ -20,14 +20,14 @@ import msgspec
 
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing
-from filesync.glob import is_pattern, unescape
 from filesync.manifest import (
     Entry,
     File,
     Manifest,
     Subdirectory,
 )
-from filesync.select import Match, Pick, clean, matched, resolve
+from filesync.trees.glob import is_pattern, unescape
+from filesync.trees.select import Match, Pick, clean, matched, resolve
 from worker.files.copier import Copier
 from worker.files.mode import made_mode, parse_mode
 from worker.files.named import directory_at, has_own_time, reduced

@@ -11,7 +11,7 @@ import os
 from filesync.digest import digest_of
 from filesync.disk.content import write_all
 from filesync.disk.handles import NEW_FLAGS
-from filesync.select import clean
+from filesync.trees.select import clean
 from worker.files.attributes import Attributes, set_open
 from worker.files.errors import BadPath
 from worker.files.tree import Tree, changing, join, text_of

@@ -4,7 +4,7 @@ import os
 
 from filesync.errors import PathMissing
 from filesync.manifest import Directory, LayeredNodes, Manifest, MemoryNodes, Subdirectory
-from filesync.select import Pick, Selector, select
+from filesync.trees.select import Pick, Selector, select
 from worker.files.tree import text_of
 from worker.wire.ops import Copy
 

@@ -12,7 +12,7 @@ from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
 from filesync.errors import LocalError
 from filesync.manifest import Manifest
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
 from worker.files.again import Again
 from worker.files.copier import Copier
 from worker.files.copying import copy

@@ -18,7 +18,7 @@ from filesync.digest import Digest
 from filesync.disk.handles import DirectoryHandles
 from filesync.disk.removing import remove_tree
 from filesync.errors import StoreError
-from filesync.select import clean
+from filesync.trees.select import clean
 from worker.exec.rooted import Location, locate
 from worker.exec.user import read_accounts, resolve_owner
 from worker.files.errors import BadMode, BadPath, PathInTheWay

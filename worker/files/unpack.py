@@ -16,8 +16,8 @@ from filesync.disk.content import write_sparse
 from filesync.disk.handles import NEW_FLAGS
 from filesync.disk.scanning.readfile import is_kept
 from filesync.manifest import Xattrs
-from filesync.select import clean
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
+from filesync.trees.select import clean
 from worker.files.archive import Archive, open_archive
 from worker.files.attributes import Attributes, set_open, set_unopened
 from worker.files.errors import ArchiveRefused, PathInTheWay

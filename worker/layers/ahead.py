@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from queue import SimpleQueue
 from typing import Final, Self
 
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
 
 _DEPTH: Final = 4
 """Pieces made and not taken; one is 1 MiB at most."""

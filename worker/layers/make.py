@@ -20,7 +20,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
 from filesync.errors import LocalError, StoreError
 from filesync.manifest import Manifest
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
 from worker.blobs import BlobStore
 from worker.layers.ahead import ReadAhead
 from worker.layers.changes import encoded_bytes, members

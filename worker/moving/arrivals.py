@@ -35,11 +35,11 @@ from filesync.manifest import (
     put,
     with_entries,
 )
+from filesync.process.wanted import until_given_up
 from filesync.transfer.flow import Compress, Flow
 from filesync.transfer.plane_zmq import DataPlane
 from filesync.transfer.stats import Progress, PullStats
 from filesync.transfer.threads import acquired, in_thread, until_done, while_wanted
-from filesync.wanted import until_given_up
 from worker.layers.rebuild import ContentGone
 from worker.layers.way import Way, is_worth_a_look, way_of
 from worker.moving.coming import ComingFile, ComingUpdate, Told

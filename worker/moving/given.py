@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles
 from filesync.errors import PathMissing, StoreError, UsageError
-from filesync.select import resolve
+from filesync.trees.select import resolve
 from worker.moving.errors import ImageMalformed
 from worker.store import TreeView
 

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from filesync.errors import UsageError
-from filesync.find import clean, text_of
-from filesync.glob import compile_name
 from filesync.manifest import MAX_DEPTH
-from filesync.select import Selector, pattern_of
+from filesync.trees.find import clean, text_of
+from filesync.trees.glob import compile_name
+from filesync.trees.select import Selector, pattern_of
 from worker.layers.apply import path_parts
 from worker.layers.member import LINK, SYMLINK, Member
 

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 
 from filesync.errors import PathMissing, UsageError
-from filesync.find import End, Kept, text_of, walk
-from filesync.glob import compile_name
-from filesync.select import Pick, pattern_of
+from filesync.trees.find import End, Kept, text_of, walk
+from filesync.trees.glob import compile_name
+from filesync.trees.select import Pick, pattern_of
 from worker.layers.member import SYMLINK
 from worker.parts.listing import Branch, Leaf, Lower, Node, is_there
 

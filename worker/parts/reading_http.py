@@ -12,8 +12,8 @@ from typing import BinaryIO
 import msgspec
 
 from filesync.errors import LocalError
-from filesync.select import Selector
 from filesync.transfer.threads import in_thread
+from filesync.trees.select import Selector
 from worker.blobs import BlobStore
 from worker.layers import OWN_NAMES, limits_of, naming_layer
 from worker.layers.apply import path_parts

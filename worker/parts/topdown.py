@@ -3,7 +3,7 @@
 A name is known when a layer has it or takes it away; what is in a directory, when a layer closes
 it or the lowest has been read. All else is for the next layer to say. So is, before anything else,
 whether a directory that members stand in and none speaks of is one: were it a link in a lower layer,
-what they say would be said of another place. Links are followed as ``filesync.select`` does. Pure.
+what they say would be said of another place. Links are followed as ``filesync.trees.select`` does. Pure.
 """
 
 from collections import Counter
@@ -14,7 +14,6 @@ import msgspec
 
 from filesync.digest import Digest, digest_of
 from filesync.errors import PathMissing, UsageError
-from filesync.find import Kept
 from filesync.manifest import (
     Directory,
     Entry,
@@ -29,7 +28,8 @@ from filesync.manifest import (
     grow,
 )
 from filesync.manifest.node import LINK_GROUP_BYTES
-from filesync.select import Selector, select
+from filesync.trees.find import Kept
+from filesync.trees.select import Selector, select
 from worker.layers.member import Member, directory_of, leaf_entry
 from worker.parts.errors import NotInParts
 from worker.parts.listing import (

@@ -16,7 +16,7 @@ from filesync.disk.scanning.readfile import Gone, read_file, read_xattrs, unread
 from filesync.errors import StoreError
 from filesync.manifest import Directory, File, Special, Symlink, Xattrs
 from filesync.manifest.patch import Change
-from filesync.wanted import check_wanted
+from filesync.process.wanted import check_wanted
 
 Hints = Mapping[bytes, tuple[int, Digest]]
 """By path: size and content digest of files whose bytes the caller has just written."""

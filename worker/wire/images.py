@@ -11,7 +11,7 @@ import msgspec
 
 from filesync.digest import WireDigest
 from filesync.errors import UsageError
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from worker.wire.ops import Sha256 as Sha256
 from worker.wire.ops import Text
 

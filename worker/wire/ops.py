@@ -16,7 +16,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import Digest, digest_of
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 
 MAX_PATH_CHARS: Final = 4096
 MAX_NAME_CHARS: Final = 255

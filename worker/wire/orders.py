@@ -20,7 +20,7 @@ from typing import Annotated, Final
 import msgspec
 
 from filesync.digest import WireDigest
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from worker.wire.agents import AgentAnswered, AgentAsked, AgentIds
 from worker.wire.caches import (
     CacheFound,

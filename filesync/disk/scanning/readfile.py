@@ -9,7 +9,6 @@ from typing import Final, NamedTuple
 
 from blake3 import blake3
 
-from filesync.descriptors import HOW, are_used_up
 from filesync.digest import EMPTY, Digest, digest_of
 from filesync.disk.content import hash_file, read_buffer
 from filesync.disk.handles import READ_FLAGS, shown
@@ -17,7 +16,8 @@ from filesync.disk.scanning.listing import CTIME, MTIME, SIZE, Stamp, stamp_of
 from filesync.disk.scanning.watcher import Beside
 from filesync.errors import SourceChanged, StoreError, Unreadable
 from filesync.manifest import Xattrs
-from filesync.wanted import check_wanted
+from filesync.process.descriptors import HOW, are_used_up
+from filesync.process.wanted import check_wanted
 
 READ_BYTES: Final = 1 << 20
 _LARGE_BYTES: Final = 16 << 20

@@ -14,7 +14,6 @@ from typing import Final
 import msgspec
 from msgspec.structs import replace
 
-from filesync.descriptors import OUT_OF_ROOM
 from filesync.digest import DIGEST_BYTES, EMPTY, Digest
 from filesync.disk.handles import READ_FLAGS
 from filesync.disk.scanning.listing import (
@@ -56,6 +55,7 @@ from filesync.disk.scanning.written import (
 )
 from filesync.errors import StoreError, Unreadable
 from filesync.manifest import Entry, File, Special, Symlink, Xattrs, group_name
+from filesync.process.descriptors import OUT_OF_ROOM
 
 LARGE_BYTES: Final = READ_BYTES
 """Files from this size on are hashed by threads while the small ones are read.

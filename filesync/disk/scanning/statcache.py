@@ -29,7 +29,6 @@ from xxhash import xxh3_64_digest
 from filesync.decoding import DATABASE_ERRORS, UNDECODABLE
 from filesync.digest import EMPTY, Digest, WireDigest, digest_of
 from filesync.disk.database import remove_database
-from filesync.entropy import random_bits
 from filesync.errors import StoreError
 from filesync.manifest import (
     EMPTY_DIRECTORY,
@@ -43,6 +42,7 @@ from filesync.manifest import (
     with_entries,
 )
 from filesync.manifest.node import decode_trusted
+from filesync.process.entropy import random_bits
 
 log = logging.getLogger(__name__)
 

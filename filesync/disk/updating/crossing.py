@@ -10,7 +10,7 @@ from filesync.disk.content import copy_sparse
 from filesync.disk.handles import NEW_FLAGS, READ_FLAGS, is_append_only
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.visits import below
-from filesync.entropy import random_name
+from filesync.process.entropy import random_name
 
 Noted = Callable[[bytes], AbstractContextManager[None]]
 """Has a path removed by the next update if this one is killed."""

@@ -15,7 +15,6 @@ from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-from filesync.descriptors import Quota
 from filesync.digest import Digest
 from filesync.disk.entries import names_of
 from filesync.disk.handles import DIRECTORY_FLAGS, READ_FLAGS
@@ -23,6 +22,7 @@ from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import PARTIAL_NAME
 from filesync.early import EARLY_BYTES, stand_in_of
 from filesync.manifest import File
+from filesync.process.descriptors import Quota
 
 _DIGEST_BYTES: Final = 32
 _FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC

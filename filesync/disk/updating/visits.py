@@ -6,7 +6,6 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from filesync.diff import diff
 from filesync.digest import Digest
 from filesync.disk.handles import shown
 from filesync.disk.reserved import is_reserved
@@ -22,6 +21,7 @@ from filesync.manifest import (
     is_name,
 )
 from filesync.manifest.node import MAX_DEPTH, folded
+from filesync.trees.diff import diff
 
 MAX_PATH_BYTES: Final = 256 << 20
 """Bound on the paths of all directories that arrive: two million of a hundred bytes. And on what those

@@ -9,13 +9,13 @@ from itertools import count
 from pathlib import Path
 from typing import Final
 
-from filesync.descriptors import HOW, are_used_up
 from filesync.disk.handles import DIRECTORY_FLAGS, DirectoryHandles, shown
 from filesync.disk.removing import remove_tree
 from filesync.disk.reserved import WORK_PREFIX
 from filesync.disk.updating.metadata import Created, gives_group
-from filesync.entropy import random_name
 from filesync.errors import StoreError
+from filesync.process.descriptors import HOW, are_used_up
+from filesync.process.entropy import random_name
 
 FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 """What says that there is no room left, be it for this user alone."""

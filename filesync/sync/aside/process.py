@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from filesync.ending import ENDING
+from filesync.process.ending import ENDING
 
 _LENGTH: Final = struct.Struct("<Q")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
+from filesync.command.home import own_caches
 from filesync.errors import UsageError
-from filesync.home import own_caches
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.commands import CommandWithRules, as_rules, rules_options
 from filesync.sync.filter import Filter

@@ -14,7 +14,7 @@ from filesync.errors import FilesyncError
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import ask
 from filesync.transfer.connection.channel_zmq import Channel
-from filesync.united import below
+from filesync.trees.united import below
 
 MOST_TOLD: Final = 16
 """Files of one scan that are told of: who takes them cuts one after another, and more not in time."""

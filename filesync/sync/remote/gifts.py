@@ -9,11 +9,11 @@ from typing import Final
 
 import msgspec
 
-from filesync.descriptors import with_room
 from filesync.digest import Digest
 from filesync.disk.updating.early import EarlyFile, Keeper
 from filesync.errors import FilesyncError, UsageError
 from filesync.manifest import Manifest
+from filesync.process.descriptors import with_room
 from filesync.sync.applying import (
     Arrival,
     Update,

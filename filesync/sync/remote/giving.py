@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Final
 
 from filesync.digest import Digest
 from filesync.disk.scanning.mounts import Mounts
-from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError
 from filesync.manifest.owner import Writer
 from filesync.manifest.tree import Manifest, MemoryNodes
+from filesync.process.entropy import random_bytes
 from filesync.sync.changing import changes_of
 from filesync.sync.filter import Filter
 from filesync.sync.options import OnProgress, Options

@@ -3,8 +3,8 @@
 from typing import Final
 from weakref import WeakSet
 
-from filesync.entropy import random_bytes
-from filesync.memory import GivingBack
+from filesync.process.entropy import random_bytes
+from filesync.process.memory import GivingBack
 from filesync.sync.places import Identity
 from filesync.sync.remote.held import Held
 from filesync.transfer.connection.channel_zmq import Channel

@@ -9,10 +9,10 @@ from contextlib import suppress
 from typing import Final
 
 from filesync.digest import Digest, digest_of
-from filesync.entropy import random_bits
 from filesync.errors import MalformedManifest, MalformedMessage, UnexpectedMessage
 from filesync.manifest import Manifest, Nodes, accept, subdirectories
 from filesync.manifest.pack import PACK_BYTES, pack_nodes, unpack_nodes
+from filesync.process.entropy import random_bits
 from filesync.sync.remote import fields, wire
 from filesync.sync.remote.asking import ask
 from filesync.transfer.coding import codec, delta, edit

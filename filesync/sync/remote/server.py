@@ -9,12 +9,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Final, assert_never
 
-from filesync.descriptors import PATIENCE_S, are_used_up, with_room
 from filesync.disk.handles import shown
 from filesync.disk.scanning.mounts import Mounts
 from filesync.errors import LocalError, StoreError, UnexpectedMessage, UsageError
 from filesync.manifest import is_name
 from filesync.manifest.owner import Writer
+from filesync.process.descriptors import PATIENCE_S, are_used_up, with_room
 from filesync.sync.applying import named_at_target
 from filesync.sync.filter import Filter
 from filesync.sync.options import OwnerNames

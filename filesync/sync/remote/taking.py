@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from filesync.digest import Digest
 from filesync.disk.updating.early import EarlyFile, Keeper
-from filesync.entropy import random_bytes
 from filesync.errors import FilesyncError, UnexpectedMessage, UsageError
 from filesync.manifest import Manifest, MemoryNodes
+from filesync.process.entropy import random_bytes
 from filesync.sync.applying import (
     Arrival,
     Update,

@@ -4,12 +4,12 @@ What rules leave out, and what no list names, is a server's to leave out: where 
 counts on it that no such name is written. So what comes is looked through once more.
 """
 
-from filesync.diff import diff
 from filesync.disk.handles import shown
 from filesync.disk.updating.visits import MAX_PATH_BYTES, check_path
 from filesync.errors import MalformedManifest, UnexpectedMessage
 from filesync.manifest import Directory, Entry, Manifest, Subdirectory
 from filesync.sync.filter import Filter
+from filesync.trees.diff import diff
 
 
 class Unasked:

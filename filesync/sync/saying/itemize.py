@@ -13,7 +13,6 @@ import stat
 from collections.abc import Iterator
 from typing import Final
 
-from filesync.diff import diff
 from filesync.errors import LocalError
 from filesync.manifest import (
     Directory,
@@ -27,6 +26,7 @@ from filesync.manifest import (
     link_groups,
 )
 from filesync.sync.plan import Plan
+from filesync.trees.diff import diff
 
 _NEW: Final = "+" * 9
 _SAME: Final = "." * 9

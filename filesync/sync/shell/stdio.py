@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from filesync.lifetime import wait_for_end
+from filesync.process.lifetime import wait_for_end
 from filesync.sync.shell.relay import Relay
 from filesync.transfer.connection.calls_zmq import Answer
 from filesync.transfer.connection.channel_zmq import Channel

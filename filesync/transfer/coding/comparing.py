@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from filesync.digest import Digest
-from filesync.entropy import random_bits
+from filesync.process.entropy import random_bits
 from filesync.transfer.coding.blocks import Blocking, Blocks, Follower
 from filesync.transfer.coding.blocks_disk import BlockFiles
 from filesync.transfer.coding.kept_disk import KEY_BITS

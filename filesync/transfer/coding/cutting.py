@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from filesync.digest import Digest
-from filesync.entropy import random_bits
+from filesync.process.entropy import random_bits
 from filesync.transfer.coding.chunking import Cutter, MarkedRecipe
 from filesync.transfer.coding.kept_disk import KEY_BITS
 from filesync.transfer.coding.recipecache import RecipeCache

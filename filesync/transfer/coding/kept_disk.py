@@ -12,7 +12,7 @@ from typing import Final
 from xxhash import xxh3_64_digest
 
 from filesync.digest import Digest
-from filesync.entropy import random_name
+from filesync.process.entropy import random_name
 from filesync.surplus import surplus
 
 KEY_BITS: Final = 64

@@ -28,7 +28,7 @@ import zmq
 import zmq.asyncio
 from zmq.utils.monitor import recv_monitor_message
 
-from filesync.descriptors import may_open
+from filesync.process.descriptors import may_open
 from filesync.transfer.connection.guard import Connections, Limits
 from filesync.transfer.stats import Moved
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from filesync.errors import PeerError
-from filesync.memory import MAPPED_BYTES, keep_pages
+from filesync.process.memory import MAPPED_BYTES, keep_pages
 from filesync.transfer.coding import codec
 from filesync.transfer.receive.units import Coded
 from filesync.transfer.wire import Buffer, Codec

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Final, TypeVar
 
-from filesync.descriptors import may_open
 from filesync.digest import Digest
+from filesync.process.descriptors import may_open
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.flow import ALL_WINDOWS_BYTES, LEAST_WINDOW_BYTES, Flow

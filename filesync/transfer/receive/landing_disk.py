@@ -11,8 +11,9 @@ from blake3 import blake3
 from filesync.digest import Digest
 from filesync.disk.content import reading
 from filesync.disk.updating.update import BasisFile, WantedFile
-from filesync.entropy import random_bits
 from filesync.errors import ContentCorrupt, MalformedMessage
+from filesync.process.entropy import random_bits
+from filesync.process.wanted import check_wanted
 from filesync.transfer.coding import delta, edit
 from filesync.transfer.coding.chunking import Read, cut
 from filesync.transfer.coding.edit import Edit
@@ -23,7 +24,6 @@ from filesync.transfer.coding.remains import Remains, copies_of
 from filesync.transfer.receive.units import Based, Batch, CopyRanges, Gap, Piece, Work
 from filesync.transfer.threads import CUTTING
 from filesync.transfer.wire import Buffer
-from filesync.wanted import check_wanted
 
 EDITED_AT_ONCE: Final = 16
 """Files that are held in memory, of at most 128 KiB each, and their old contents."""

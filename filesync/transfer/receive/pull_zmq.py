@@ -8,7 +8,6 @@ from functools import partial
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.entropy import random_bits
 from filesync.errors import (
     ContentCorrupt,
     FilesyncError,
@@ -16,6 +15,7 @@ from filesync.errors import (
     SourceChanged,
     Unavailable,
 )
+from filesync.process.entropy import random_bits
 from filesync.transfer.coding.recipecache import RecipeCache
 from filesync.transfer.connection.channel_zmq import Channel
 from filesync.transfer.errors import Refused

@@ -10,9 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from filesync.descriptors import Quota
 from filesync.digest import Digest
 from filesync.disk.content import write_all
+from filesync.process.descriptors import Quota
 
 MAX_BYTES: Final = 1 << 30
 """Of all copies of this process together: they take the disk's room, and whoever may read can ask for them."""

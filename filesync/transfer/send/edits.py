@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.watcher import Beside, Told, Watcher
-from filesync.entropy import random_bits
 from filesync.manifest import Nodes
 from filesync.manifest.node import pieces
+from filesync.process.entropy import random_bits
 from filesync.transfer.coding import edit
 from filesync.transfer.coding.edit import Edit
 from filesync.transfer.coding.kept_disk import KEY_BITS

@@ -5,7 +5,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final, Self
 
 from filesync.digest import Digest, digest_of
-from filesync.entropy import random_bytes
+from filesync.process.entropy import random_bytes
 from filesync.transfer.flow import Flow
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from typing import Final
 
 from filesync.errors import FilesyncError, LocalError
-from filesync.memory import MAPPED_BYTES, keep_pages
+from filesync.process.memory import MAPPED_BYTES, keep_pages
 from filesync.transfer.coding import codec
 from filesync.transfer.coding.choice import Coding
 from filesync.transfer.coding.stream import StreamEncoder

@@ -9,13 +9,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from filesync.descriptors import Quota, with_room
 from filesync.digest import Digest, short
 from filesync.disk.content import read_piece, reading
 from filesync.disk.handles import READ_FLAGS, DirectoryHandles, shown
 from filesync.disk.scanning.listing import fitting
 from filesync.errors import SourceChanged, StoreError, Unavailable
 from filesync.manifest import File
+from filesync.process.descriptors import Quota, with_room
 from filesync.transfer.coding import chunking, delta, recipe
 from filesync.transfer.coding.recipe import (
     MAX_SEGMENT_BYTES,

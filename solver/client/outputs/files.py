@@ -11,8 +11,8 @@ from typing import Final
 
 from filesync.disk.handles import DIRECTORY_FLAGS
 from filesync.disk.removing import remove_path
-from filesync.entropy import random_name
 from filesync.errors import StoreError, UsageError
+from filesync.process.entropy import random_name
 
 _MADE: Final = ".filesync-made-"
 

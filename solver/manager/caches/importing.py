@@ -14,8 +14,8 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import FilesyncError, Unavailable
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
-from filesync.select import Pick, Selector, select
 from filesync.transfer.threads import in_thread
+from filesync.trees.select import Pick, Selector, select
 from solver.caches.config import CacheConfig, decode
 from solver.caches.graph import CacheMatch
 from solver.caches.merge import in_image

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from filesync.select import Selector
+from filesync.trees.select import Selector
 from solver.wire import InputUse
 from worker.wire.images import Credential, FromRegistry, credential_for
 from worker.wire.ops import GitOp, HttpOp, ImageOp

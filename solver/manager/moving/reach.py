@@ -8,11 +8,11 @@ from typing import Final
 
 import msgspec
 
-from filesync.diff import bytes_to_fetch_at_most
 from filesync.digest import Digest
 from filesync.errors import FilesyncError
 from filesync.manifest import Manifest
-from filesync.select import Selector
+from filesync.trees.diff import bytes_to_fetch_at_most
+from filesync.trees.select import Selector
 from solver.graph import Graph
 from solver.keys import subset
 from solver.manager.cluster import Cluster

@@ -16,8 +16,8 @@ import msgspec
 from filesync.digest import Digest
 from filesync.errors import Unavailable, UsageError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
-from filesync.select import Pick, Selector, select
 from filesync.transfer.threads import in_thread, until_done
+from filesync.trees.select import Pick, Selector, select
 from solver.caches.config import encode
 from solver.caches.graph import config_of_key
 from solver.errors import OrderFailed

@@ -24,7 +24,7 @@ TIMEOUT_S = 60
 # The modules are loaded before the user is changed: where they are the new one may not look.
 _AS_USER = """
 import os, sys
-from filesync import cli
+from filesync.command import cli
 from tests.forked import load
 load("filesync")
 user, *groups = map(int, sys.argv[1].split(","))

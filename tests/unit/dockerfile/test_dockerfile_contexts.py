@@ -5,7 +5,7 @@ import pytest
 
 from filesync.digest import digest_of
 from filesync.errors import LocalError
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from solver.dockerfile import MAIN_CONTEXT, Converted, with_contexts
 from worker.wire.ops import Copy, FileOp, LocalOp
 

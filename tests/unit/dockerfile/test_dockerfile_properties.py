@@ -2,7 +2,7 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from filesync.quantities import format_duration, parse_duration
+from filesync.command.quantities import format_duration, parse_duration
 from solver.dockerfile import (
     BaseImage,
     Converted,

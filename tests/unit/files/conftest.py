@@ -10,7 +10,7 @@ import pytest
 
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import Directory, LayeredNodes, Manifest, MemoryNodes, Subdirectory
-from filesync.select import select
+from filesync.trees.select import select
 from worker.files import InputTree, perform
 from worker.wire.ops import Action, Copy, FileOp, selector_of
 

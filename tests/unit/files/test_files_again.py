@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from filesync.disk.handles import DirectoryHandles
 from filesync.errors import FilesyncError, StoreError
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.wanted import NotWanted, until_given_up
+from filesync.process.wanted import NotWanted, until_given_up
 from tests.unit.files.conftest import NOW_NS, manifest_of
 from tests.unit.layers.layer_trees import Tree, build, trees
 from worker.files import (

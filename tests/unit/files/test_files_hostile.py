@@ -13,7 +13,7 @@ from filesync.disk.removing import remove_path
 from filesync.disk.scanning.scan import scan
 from filesync.errors import FilesyncError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes, Subdirectory
-from filesync.select import select
+from filesync.trees.select import select
 from tests.deep import dig
 from worker.files import InputTree, perform
 from worker.wire.ops import (

@@ -9,7 +9,7 @@ import pytest
 
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
-from filesync.wanted import NotWanted, until_given_up
+from filesync.process.wanted import NotWanted, until_given_up
 from worker.blobs import BlobStore
 from worker.layers import LayerForm, apply_tar, make_layer
 from worker.wire.images import Compression

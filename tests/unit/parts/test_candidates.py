@@ -2,7 +2,7 @@
 
 import pytest
 
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from worker.layers.member import LINK, SYMLINK, Member
 from worker.parts.candidates import MAX_PATTERNS, Candidates
 

@@ -12,7 +12,7 @@ import pytest
 
 from filesync.errors import StoreError
 from filesync.manifest import MemoryNodes
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from tests.unit.registry.faulty import (
     CONFIG_TYPE,
     MANIFEST_TYPE,

@@ -13,7 +13,7 @@ from filesync.digest import Digest, digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.errors import PathMissing, UsageError
 from filesync.manifest import LayeredNodes, Manifest, MemoryNodes
-from filesync.select import Pick, Selector, select
+from filesync.trees.select import Pick, Selector, select
 from tests.unit.layers.test_layer_law import scratch
 from worker.layers import BadLayer, apply_layer
 from worker.layers.member import DIRECTORY, END, FILE, LINK, SYMLINK, Member, encode, padding

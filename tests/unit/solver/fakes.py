@@ -18,7 +18,7 @@ from filesync.manifest import (
     Nodes,
     grow,
 )
-from filesync.select import Selector, select
+from filesync.trees.select import Selector, select
 from solver.graph import Graph, Vertex
 from solver.manager.build import Build
 from solver.manager.cluster import Cluster

@@ -8,7 +8,7 @@ import pytest
 from filesync.disk.scanning.readfile import Keep, read_small
 from filesync.errors import StoreError, UsageError
 from filesync.manifest import Subdirectory
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from solver.client.contexts import Context, NotInContext, scan_contexts
 
 ALL = Selector((Pick("/"),))

@@ -1,6 +1,6 @@
 """Which images are read in parts, told from the graph alone."""
 
-from filesync.select import Pick
+from filesync.trees.select import Pick
 from solver.graph import Graph, Vertex
 from solver.imageparts import image_parts
 from worker.wire.ops import BindMount, Copy, ExecOp, FileOp, ImageOp, MakeFile

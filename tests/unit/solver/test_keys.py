@@ -7,7 +7,7 @@ import pytest
 
 from filesync.errors import PathMissing
 from filesync.manifest import MemoryNodes
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from solver.graph import Graph, Vertex
 from solver.keys import content_key, definition_keys, part_read
 from tests.unit.solver.fakes import IMAGE, Listing, digest, plant

@@ -5,7 +5,7 @@ from typing import SupportsIndex
 
 import pytest
 
-from filesync.select import Pick, Selector
+from filesync.trees.select import Pick, Selector
 from solver.errors import NoWorker, OrderFailed, WorkerLost
 from solver.graph import Graph, Vertex
 from solver.keys import definition_keys

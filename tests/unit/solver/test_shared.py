@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 from filesync.manifest import LayeredNodes, MemoryNodes
-from filesync.select import Pick, Selector, select
+from filesync.trees.select import Pick, Selector, select
 from solver.manager.cluster import Cluster
 from solver.manager.records import Records
 from solver.manager.shared import Shared

@@ -18,12 +18,12 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.overlay import overlay
 from filesync.sync.choice import choose
 from filesync.sync.filter import Filter
 from filesync.sync.options import Choice
 from filesync.sync.part import Removal
 from filesync.sync.plan import make_plan
+from filesync.trees.overlay import overlay
 from tests.unit.made import file
 from tests.unit.sync.test_plan import together
 from tests.unit.test_overlay import Shape, linked, manifest, shapes, united

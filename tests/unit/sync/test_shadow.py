@@ -11,9 +11,9 @@ from filesync.manifest import (
     subdirectory,
     with_entries,
 )
-from filesync.overlay import overlay
 from filesync.sync.part import Part, Parts
 from filesync.sync.shadow import removal_of, shadowing, stands_alone, unshadowed
+from filesync.trees.overlay import overlay
 from tests.unit.sync.test_plan import together
 from tests.unit.test_overlay import Shape, manifest, shapes
 

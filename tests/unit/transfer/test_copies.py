@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from filesync import descriptors
-from filesync.descriptors import Quota
 from filesync.digest import digest_of
 from filesync.disk.scanning.readfile import READ_BYTES, read_file
+from filesync.process import descriptors
+from filesync.process.descriptors import Quota
 from filesync.transfer.send import copies as module
 from filesync.transfer.send.copies import Copies
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from filesync import descriptors
-from filesync.descriptors import Quota
 from filesync.digest import digest_of
 from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
+from filesync.process import descriptors
+from filesync.process.descriptors import Quota
 from filesync.transfer.coding import recipe
 from filesync.transfer.coding.chunking import cut
 from filesync.transfer.coding.recipecache import RecipeCache

@@ -18,8 +18,6 @@ import msgspec
 from e2b_dockerfile_utils import PatternMatcher
 
 from filesync.errors import PathMissing, UsageError
-from filesync.find import Finder, Kept, Place, bytes_of, clean, text_of
-from filesync.glob import DEEP, compile_name, is_pattern, unescape
 from filesync.manifest import (
     EMPTY_DIRECTORY,
     Directory,
@@ -31,6 +29,8 @@ from filesync.manifest import (
     canonical_links,
     grow,
 )
+from filesync.trees.find import Finder, Kept, Place, bytes_of, clean, text_of
+from filesync.trees.glob import DEEP, compile_name, is_pattern, unescape
 
 __all__ = [
     "Match",

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from filesync.ending import ENDING
 from filesync.errors import Ended
+from filesync.process.ending import ENDING
 
 T = TypeVar("T")
 

@@ -16,10 +16,10 @@ from typing import Final
 
 import click
 
-from filesync.descriptors import HOW, are_used_up, make_room
+from filesync.command.output import is_unread, open_output
 from filesync.errors import Ended, FilesyncError, StoreError, UsageError
-from filesync.loading import ended_by_interrupts
-from filesync.output import is_unread, open_output
+from filesync.process.descriptors import HOW, are_used_up, make_room
+from filesync.process.loading import ended_by_interrupts
 
 GROUP: Final = "filesync.commands"
 _OWN: Final = {
