@@ -46,7 +46,7 @@ class Listed:
                 )
             names = clean(path)
             given = b"/".join(names)
-            if not names or path.endswith((b"/", b"/.")):
+            if not names or path.endswith((b"/", b"/.", b"/..")):
                 self._open.add(given)
             if names:
                 self._given.add(given)

@@ -90,6 +90,7 @@ def test_what_the_other_side_is_told_lists_the_same(
         (b".//a/../../a/b", False, {b"a", b"a/b"}),
         (b"a/a", False, {b"a", b"a/a"}),
         (b"a/a/", False, {b"a", b"a/a"} | {b"a/a/" + name for name in NAMES}),
+        (b"a/a/b/..", False, {b"a", b"a/a"} | {b"a/a/" + name for name in NAMES}),
         (b"a/a", True, {b"a", b"a/a"} | {b"a/a/" + name for name in NAMES}),
         (b".", False, set(NAMES)),
         (b".", True, set(TREE)),
