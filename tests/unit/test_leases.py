@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from filesync.digest import Digest
+from filesync.manifest import EMPTY_DIRECTORY, Manifest, put
 from worker.garbage.collector import Collector
 from worker.store import Store
 from worker.store.leases import Leases
@@ -121,3 +122,13 @@ def test_what_is_not_there_is_not_held(store: Store) -> None:
         leases.hold(ONE, gone, 60)
     here = made(store, "here")
     assert leases.perform(AskLacking((gone, here))) == Lacking((gone,))
+
+
+def test_a_source_that_is_kept_for_a_build_is_not_lacking(store: Store) -> None:
+    leases = Leases(store, Clock())
+    tree, source = put(store.nodes, EMPTY_DIRECTORY), Digest(b"s" * 32)
+    sealed = store.sources.seal(store.sources.take("context"), tree)
+    store.hold_source(source, sealed, Manifest(tree, store.nodes))
+    assert leases.perform(AskLacking((source,))) == Lacking(())
+    store.release_source(source)
+    assert leases.perform(AskLacking((source,))) == Lacking((source,))

@@ -56,8 +56,9 @@ class Leases:
                 held = self._store.refs.find(ref)
                 return Held(RefInfo(ref, ref, source=True) if held is None else held.info)
             case AskLacking(refs):
-                here = self._store.refs.find
-                return Lacking(tuple(ref for ref in refs if here(ref) is None))
+                here, sources = self._store.refs.find, self._store.held_sources()
+                lacking = (ref for ref in refs if here(ref) is None and ref not in sources)
+                return Lacking(tuple(lacking))
             case PutBlob(data):
                 return BlobPut(self._store.blobs.ingest([data]).digest)
             case RenewLeases(leases, seconds):

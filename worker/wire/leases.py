@@ -60,7 +60,7 @@ class EndLeases(_Message, frozen=True, tag="end-leases"):
 
 
 class AskLacking(_Message, frozen=True, tag="ask-lacking"):
-    """Which of these results are not here? -> Lacking."""
+    """Which of these results and sources are not here? -> Lacking."""
 
     refs: Refs
 

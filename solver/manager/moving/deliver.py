@@ -93,7 +93,7 @@ class Delivery:
         for order in [one.order for one in brought]:
             match order:
                 case orders.FromLocal(ref):
-                    shared.cluster.forget(worker, [ref])
+                    await forget_lacking(shared, worker, [ref])
                 case orders.FromLayers(chain):
                     # What these stand on may have been pruned, of which it tells in the end.
                     links = shared.records.chain(chain[-1].ref.ref)

@@ -1152,6 +1152,39 @@ async def test_local_input_that_the_worker_has_dropped_is_made_again(world: Worl
     assert world.ran_steps() == {"take": 2, "make": 1}
 
 
+async def test_of_local_inputs_of_which_the_worker_has_dropped_one_only_that_is_made_again(
+    world: World,
+) -> None:
+    maker = world.worker("a")
+    recipe = world.recipe()
+    lost = recipe.run("lost")
+    ref = (await world.build(recipe.graph())).ref
+    assert ref is not None
+    kept = recipe.run("kept")
+    await world.build(recipe.graph())
+    del maker.held[ref]
+    recipe.run("take", reads={lost: "/lost", kept: "/kept"})
+    world.ran.clear()
+    await world.build(recipe.graph())
+    assert world.ran_steps() == {"take": 2, "lost": 1}
+
+
+async def test_context_beside_an_input_that_the_worker_has_dropped_is_sent_once_and_let_go_of(
+    world: World,
+) -> None:
+    maker = world.worker("a")
+    recipe = world.recipe()
+    lost = recipe.run("lost")
+    await world.build(recipe.graph())
+    maker.held.clear()
+    context = recipe.local({"file": "text"})
+    recipe.run("take", reads={lost: "/lost", context: "/file"})
+    client = world.client()
+    await world.build(recipe.graph(), client)
+    assert len(client.served) == 1
+    world.check_idle()
+
+
 async def test_what_layers_stand_on_that_the_worker_has_dropped_is_brought_too(
     world: World,
 ) -> None:
