@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from filesync.digest import Digest
-from filesync.errors import FilesyncError
+from filesync.errors import ContentCorrupt, FilesyncError, Unavailable
 from solver.errors import OrderFailed
 from solver.manager.moving.offers import REF_MISSING, forget_lacking, quietly
 from solver.manager.shared import Shared
@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 BLOB_MISSING: Final = "blob-missing"
 """How a worker says that it has a layer, and not its blob, and cannot make that again."""
+GIVERS_OWN: Final = frozenset({Unavailable.code, ContentCorrupt.code})
+"""How it says that who gave it a blob was lost, or has a damaged one."""
 
 
 async def call_with_blobs(
@@ -69,6 +71,11 @@ async def _bring_blob(shared: Shared, worker: WorkerLink, ref: Digest) -> None:
             replica = Replica(holder.name, holder.address, offered.token)
             await worker.call(orders.PullBlobs(offered.layers, offered.tree, (replica,)))
             return
+        except OrderFailed as exc:
+            # Others may have it, or an image's comes again.
+            if exc.reason not in GIVERS_OWN:
+                raise
+            log.info("no blob from worker=%s reason=%s", holder.name, exc)
         finally:
             await _close(holder, offered)
     raise failure
