@@ -1,6 +1,7 @@
 """Where a sync reads and writes: directories that an operator, or a peer below a root, names."""
 
 import enum
+import errno
 import fcntl
 import os
 import stat
@@ -288,7 +289,7 @@ class ServedPlaces:
         try:
             for left, name in zip(range(len(names))[::-1], names, strict=True):
                 flags = _ON_THE_WAY if left else DIRECTORY_FLAGS
-                parent, fd = fd, os.open(name, flags, dir_fd=fd)
+                parent, fd = fd, _enter(fd, name, flags)
                 os.close(parent)
         except BaseException:
             os.close(fd)
@@ -301,6 +302,18 @@ class ServedPlaces:
     def is_link(self, path: bytes) -> bool:
         """Say no: none is followed."""
         return False
+
+
+def _enter(fd: int, name: bytes, flags: int) -> int:
+    """Open the directory ``name`` in ``fd``; what says that it is none says of a link that it is one."""
+    try:
+        return os.open(name, flags, dir_fd=fd)
+    except NotADirectoryError:
+        if stat.S_ISLNK(os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode):
+            raise OSError(
+                errno.ELOOP, "it leads over a link, and none is followed here"
+            ) from None
+        raise
 
 
 def not_found(path: bytes, exc: OSError, advice: str = "") -> PathMissing | StoreError:

@@ -1307,6 +1307,23 @@ def test_who_names_a_place_below_a_file_is_told_that_this_is_no_directory(
             assert re.search("'file(/dst)?' is not a directory\n", done.stderr), done.stderr
 
 
+def test_who_names_what_is_behind_a_link_is_told_that_a_server_follows_none(
+    bench: Bench,
+) -> None:
+    make(bench.served / "there/f", b"1")
+    (bench.served / "link").symlink_to("there")
+    server = bench.serve()
+    for source in ("link/", "link/f"):
+        done = bench.run("sync", f"{server}/{source}", "dst", check=False)
+        assert done.returncode == 23
+        assert "symbolic links (a server follows none); it was left out" in done.stderr
+    for place in ("link/", "link/new"):
+        done = bench.run("sync", f"{bench.root}/", f"{server}/{place}", check=False)
+        assert done.returncode == 1
+        assert "it leads over a link, and none is followed here" in done.stderr
+    assert [path.name for path in (bench.served / "there").iterdir()] == ["f"]
+
+
 def test_who_loses_its_server_midway_is_told_to_run_again(bench: Bench) -> None:
     (bench.root / "src").mkdir()
     (bench.root / "src/large").write_bytes(random.Random(1).randbytes(4_000_000))

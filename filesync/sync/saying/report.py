@@ -66,7 +66,7 @@ def notes(stats: SyncStats, *, delete: bool) -> list[str]:
     if more := stats.unnamed_changing:
         lines.append(f"{more:,} more changed each time they were read, and were left out")
     lines += [
-        f"{path!r} cannot be read: {why}{_about_pattern(path, why)}; it was left out"
+        f"{path!r} cannot be read: {why}{_about_source(path, why)}; it was left out"
         for path, why in stats.unreadable.items()
     ]
     if stats.unnamed:
@@ -121,8 +121,10 @@ def is_partial(stats: SyncStats) -> bool:
     )
 
 
-def _about_pattern(path: str, why: str) -> str:
-    """Return what helps whoever had another machine's names in mind, which no shell here knows."""
+def _about_source(path: str, why: str) -> str:
+    """Return what helps who had in mind names that no shell here knows, or links that no server follows."""
+    if why == os.strerror(errno.ELOOP):
+        return " (a server follows none)"
     if why != os.strerror(errno.ENOENT) or _WILD.isdisjoint(path.rpartition("/")[2]):
         return ""
     return " (SRC is no pattern: name the directory, with a slash, and use --include)"
