@@ -1249,7 +1249,7 @@ def test_a_local_sync_that_is_ended_leaves_no_temporary_files(
     (bench.root / "dst").mkdir()
     # A minute's work.
     words = ["sync", "--bwlimit", "64", "src/", "dst/"]
-    with subprocess.Popen([*COMMAND, *words], env=bench.env, cwd=bench.root) as ended:
+    with subprocess.Popen([*UNCLONED, *words], env=bench.env, cwd=bench.root) as ended:
         try:
             while not any((bench.root / "dst").iterdir()):
                 assert ended.poll() is None
