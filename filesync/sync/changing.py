@@ -49,6 +49,7 @@ class Attempts:
         self.options = options
         self.is_narrow = False
         self.left_out: list[bytes] = []
+        self._rules = options.rules
         self._spoilt: Counter[bytes] = Counter()
         self._has_made_room = False
         self._partial = 0
@@ -59,7 +60,8 @@ class Attempts:
         ``behind`` has their paths, from the transfer's root on; nothing if there are too many.
         """
         self._partial += 1
-        rules = only(behind) if behind and self._partial >= FEW_WHOLE else None
+        is_few = behind and self._partial >= FEW_WHOLE
+        rules = only(behind, self._rules) if is_few else None
         listed = self.options.listed and self.options.listed.narrowed(behind)
         if rules is None:
             return self._partial < MAX_WHOLE
@@ -68,9 +70,8 @@ class Attempts:
         self.is_narrow = True
         self.options = replace(
             self.options,
-            rules=rules if listed is None else (),
+            rules=rules if listed is None else self._rules,
             listed=listed,
-            spared=rules,
             delete=False,
             delete_excluded=False,
             afresh=True,
@@ -101,6 +102,7 @@ class Attempts:
             raise error
         self.left_out.append(path)
         options = self.options
+        self._rules = (rule, *in_force(self._rules))
         self.options = replace(
             options,
             rules=(rule, *in_force(options.rules)),

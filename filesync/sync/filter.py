@@ -115,34 +115,41 @@ def literal(path: bytes) -> bytes | None:
 
 
 def all_in(path: bytes) -> bytes | None:
-    """Return a rule that excludes just what is in the directory ``path``; as ``literal``."""
-    pattern = _SPECIAL.sub(rb"\\\g<0>", path) + b"/*"
+    """Return a rule that excludes just what is in the directory ``path``, or the root; as ``literal``."""
+    pattern = _SPECIAL.sub(rb"\\\g<0>", path) + (b"/*" if path else b"*")
     if len(WILD.findall(pattern)) > MAX_WILDCARDS or len(pattern) + 3 > MAX_RULE_BYTES:
         return None
     return b"- /" + pattern
 
 
-def only(paths: Iterable[bytes]) -> tuple[bytes, ...] | None:
-    """Return rules that leave out all but ``paths``, from the transfer's root on, and what is in them.
+def only(paths: Iterable[bytes], rules: Sequence[bytes]) -> tuple[bytes, ...] | None:
+    """Return rules that leave out what ``rules`` do, and all but ``paths``, from the transfer's root on.
 
-    What stands above one is not left out either, though it be no directory any more. None if there
-    are none that a filter, or a peer, would take.
+    What stands above one, or in what is a directory by now, is left to ``rules``, as whatever it is. None
+    if there are none that a filter, or a peer, would take.
     """
-    rules: dict[bytes, None] = {}
+    filter = Filter(rules)
+    as_before: dict[bytes, None] = {}
+    others: dict[bytes, None] = {}
     for path in paths:
-        names = path.split(b"/")
-        down_to_it = [b"/".join(names[: depth + 1]) for depth in range(len(names))]
-        inside = _SPECIAL.sub(rb"\\\g<0>", path) + b"/**"
-        if len(WILD.findall(inside)) > MAX_WILDCARDS or len(inside) + 3 > MAX_RULE_BYTES:
-            return None
-        for rule in map(literal, down_to_it):
-            if rule is None:
+        at = b""
+        for name in path.split(b"/"):
+            beside, at = all_in(at), at + b"/" + name if at else name
+            rule = literal(at)
+            if rule is None or beside is None:
                 return None
-            rules[b"+" + rule[1:]] = None
-        rules[b"+ /" + inside] = None
-    found = (*rules, b"- *")
+            others[beside] = None
+            of_directory, of_other = (
+                (b"-" if filter.excludes(at, is_directory) else b"+") + rule[1:]
+                for is_directory in (True, False)
+            )
+            if of_directory != of_other:
+                as_before[of_directory + b"/"] = None
+            as_before[of_other] = None
+    found = (*as_before, *others, *in_force(rules))
+    is_long = any(len(rule) > MAX_RULE_BYTES for rule in found)
     is_much = len(found) > MAX_RULES or sum(map(len, found)) > MAX_ONLY_BYTES
-    return None if is_much else found
+    return None if is_long or is_much else found
 
 
 First = Callable[[bytes, int], int]

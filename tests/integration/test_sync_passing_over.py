@@ -17,6 +17,7 @@ from filesync.disk.scanning.statcache import FINE_SLACK_NS
 from filesync.errors import SourceChanged
 from filesync.sync.applying import plan_part
 from filesync.sync.changing import FEW_WHOLE, MAX_NARROW
+from filesync.sync.listed import Listed
 from filesync.sync.local import sync_local
 from filesync.sync.options import Options
 from filesync.sync.places import ServedPlaces
@@ -350,6 +351,33 @@ def test_a_directory_that_becomes_a_link_before_a_file_in_it_is_synced_alone_doe
     else:
         assert stats.left_out_paths == ["d"]
         assert is_partial(stats)
+
+
+@pytest.mark.parametrize("listed", [None, Listed([b"f"], all_below=True)])
+def test_of_a_directory_that_a_file_becomes_before_it_is_synced_alone_comes_nothing_that_is_excluded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: Listed | None
+) -> None:
+    src, dest = tmp_path / "served/src", tmp_path / "served/dest"
+    for path in (src / "f", dest / "f", dest / "of another time"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(os.fsencode(path))
+    attempts: list[int] = []
+
+    def change() -> None:
+        attempts.append(len(attempts) + 1)
+        if len(attempts) <= FEW_WHOLE:
+            (src / "f").write_bytes(b"%d" % len(attempts) * LARGE_BYTES[0])
+        if len(attempts) == FEW_WHOLE:
+            (src / "f").unlink()
+            (src / "f").mkdir()
+            for name in ("secret.key", "g"):
+                (src / "f" / name).touch()
+
+    monkeypatch.setattr("filesync.sync.local.plan_part", followed_by(change, plan_part))
+    options = Options(rules=(b"- *.key",), listed=listed)
+    stats = run([f"{src}/"], str(dest), options, Listing(keep=True), progress=False)
+    assert stats.changing == []
+    assert [path.name for path in (dest / "f").iterdir()] == ["g"]
 
 
 @pytest.mark.parametrize("is_given", [True, False, None])

@@ -19,7 +19,7 @@ from filesync.sync.changing import (
     Attempts,
     changes_of,
 )
-from filesync.sync.filter import Filter, literal, only
+from filesync.sync.filter import MAX_RULE_BYTES, MAX_RULES, Filter, literal, only
 from filesync.sync.listed import Listed
 from filesync.sync.options import Options
 from filesync.sync.part import Part
@@ -236,9 +236,17 @@ def test_files_that_are_too_many_to_be_named_are_not_synced_alone(behind: list[b
     assert not attempts.is_narrow
 
 
+def lets_through(filter: Filter, path: bytes, *, is_directory: bool) -> bool:
+    """Say whether what is at ``path`` is not left out, nor anything above it."""
+    above = [path[:at] for at, byte in enumerate(path) if byte == ord("/")]
+    return not filter.excludes(path, is_directory) and not any(
+        filter.excludes(one, is_directory=True) for one in above
+    )
+
+
 @pytest.mark.parametrize("path", [b"a", b"d/a b", b"a*b?[c]\\d/**/***", b"back\\slash", b"- x"])
 def test_rules_for_a_path_alone_take_it_what_is_in_it_and_nothing_else(path: bytes) -> None:
-    rules = only([path])
+    rules = only([path], ())
     assert rules is not None
     filter = Filter(rules)
     parts = path.split(b"/")
@@ -249,16 +257,66 @@ def test_rules_for_a_path_alone_take_it_what_is_in_it_and_nothing_else(path: byt
     assert not filter.excludes(path, True)
     assert not filter.excludes(path + b"/x", False)
     for other in (b"x", b"x/" + path, path + b"x", b"acb" + path[3:]):
-        assert filter.excludes(other, False) or other == path
+        assert not lets_through(filter, other, is_directory=False) or other == path
 
 
 @given(st.lists(names, min_size=1, max_size=4))
 def test_rules_for_a_path_alone_take_any_path(parts: list[bytes]) -> None:
-    rules = only([b"/".join(parts)])
+    rules = only([b"/".join(parts)], ())
     assert rules is not None
     filter = Filter(rules)
     for depth in range(1, len(parts) + 1):
         assert not filter.excludes(b"/".join(parts[:depth]), depth < len(parts))
+
+
+few = st.lists(st.sampled_from([b"a", b"b", b"*"]), min_size=1, max_size=3).map(b"/".join)
+some_rules = st.lists(
+    st.one_of(
+        st.just(b"!"),
+        st.builds(
+            b"".join,
+            st.tuples(
+                st.sampled_from([b"- ", b"+ "]),
+                st.sampled_from([b"", b"/"]),
+                few,
+                st.sampled_from([b"", b"/", b"/**", b"/***"]),
+            ),
+        ),
+    ),
+    max_size=4,
+)
+
+
+def are_apart(paths: list[bytes]) -> bool:
+    return not any(one.startswith(other + b"/") for one in paths for other in paths)
+
+
+@given(st.lists(few, min_size=1, max_size=3).filter(are_apart), some_rules, few, st.booleans())
+def test_rules_for_paths_alone_let_through_of_them_what_the_others_do(
+    paths: list[bytes], others: list[bytes], path: bytes, is_directory: bool
+) -> None:
+    """Whatever has become of these paths, and of what leads to them."""
+    rules = only(paths, others)
+    assert rules is not None
+    below, above = path + b"/", [one + b"/" for one in paths]
+    is_of_them = any(below.startswith(one) or one.startswith(below) for one in above)
+    assert lets_through(Filter(rules), path, is_directory=is_directory) == (
+        is_of_them and lets_through(Filter(others), path, is_directory=is_directory)
+    )
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        (b"x" * MAX_RULE_BYTES,) * 40,
+        (b"x",) * MAX_RULES,
+        (b"- " + b"d" * (MAX_RULE_BYTES - 3) + b"/",),
+    ],
+)
+def test_rules_that_leave_no_room_for_others_are_none_for_paths_alone(
+    rules: tuple[bytes, ...],
+) -> None:
+    assert only([b"d" * (MAX_RULE_BYTES - 3)], rules) is None
 
 
 def test_what_is_synced_alone_completes_what_was_synced_before() -> None:
@@ -302,13 +360,20 @@ def test_of_a_list_what_is_behind_is_a_list_again() -> None:
 
 
 @pytest.mark.parametrize("listed", [None, Listed([b"a/"], all_below=True)])
-def test_what_is_behind_and_becomes_a_directory_comes_with_what_is_in_it(
+def test_what_is_behind_and_becomes_a_directory_comes_with_what_the_rules_let_through_of_it(
     listed: Listed | None,
 ) -> None:
-    attempts = Attempts(Options(listed=listed))
+    attempts = Attempts(Options(listed=listed, rules=(b"- *.key", b"- c/")))
     for _ in range(FEW_WHOLE):
-        assert attempts.go_on([b"a/b"])
+        assert attempts.go_on([b"a/b", b"a/c"])
+    for _ in range(2):
+        attempts.note(changed(b"a/b/log"))
+    assert attempts.go_on([b"a/b", b"a/c"])
     filter = attempts.options.filter()
     assert not filter.excludes(b"a/b", is_directory=True)
     assert not filter.excludes(b"a/b/in", is_directory=False)
-    assert filter.excludes(b"a/c", is_directory=False)
+    assert filter.excludes(b"a/b/secret.key", is_directory=False)
+    assert filter.excludes(b"a/b/log", is_directory=False)
+    assert not filter.excludes(b"a/c", is_directory=False)
+    assert filter.excludes(b"a/c", is_directory=True)
+    assert filter.excludes(b"a/d", is_directory=False)
