@@ -40,8 +40,10 @@ def unpack_list(listed: fields.Listed) -> "Listed":
 
 
 def _is_bounded(paths: Sequence[bytes]) -> bool:
+    from filesync.trees.find import clean
+
     if len(paths) > fields.MAX_LISTED or sum(map(len, paths)) > fields.MAX_LISTED_BYTES:
         return False
-    tops = {path.partition(b"/")[0] for path in paths}
+    tops = {name for path in paths for name in clean(path)[:1]}
     is_wide = len(tops) > fields.MAX_TOPS or sum(map(len, tops)) > fields.MAX_NAMES_BYTES // 2
     return not is_wide and sum(len(p) * p.count(b"/") for p in paths) <= fields.MAX_ABOVE_BYTES

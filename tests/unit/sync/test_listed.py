@@ -194,6 +194,8 @@ TOO_MUCH = {
     "bytes": [b"a/%0250d" % number for number in range(fields.MAX_LISTED_BYTES // 252 + 1)],
     "above": [b"a/%0250d" % number + b"/a" * 250 for number in range(100)],
     "tops": [b"%d" % number for number in range(fields.MAX_TOPS + 1)],
+    "tops behind slashes": [b"/%d" % number for number in range(fields.MAX_TOPS + 1)],
+    "tops behind others": [b"x/../%d" % number for number in range(fields.MAX_TOPS + 1)],
     "long tops": [b"%0250d" % number for number in range(600)],
 }
 
