@@ -4,8 +4,8 @@ What was given to one has other times there than it was given with, and would be
 """
 
 import os
-from collections.abc import Iterable
 from functools import partial
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -43,19 +43,18 @@ def tick_of(fd: int) -> int:
     """Return what the times of files where the directory ``fd`` is are multiples of, in nanoseconds."""
     try:
         status = os.fstat(fd)
-        mounts = _MOUNTS.read_bytes().splitlines()
-        return tick_in(mounts, status.st_dev, changed_ns=status.st_ctime_ns)
+        return tick_in(_MOUNTS.read_bytes(), status.st_dev, changed_ns=status.st_ctime_ns)
     except OSError:  # no /proc
         return FINE_NS
 
 
-def tick_in(mounts: Iterable[bytes], device: int, *, changed_ns: int) -> int:
-    """Return the same by the lines of ``mountinfo`` (proc(5)); FINE_NS for what is not among them.
+def tick_in(mountinfo: bytes, device: int, *, changed_ns: int) -> int:
+    """Return the same by the text of ``mountinfo`` (proc(5)); FINE_NS for what is not in it.
 
     The directory's own inode changed at ``changed_ns``.
     """
     number = b"%d:%d" % (os.major(device), os.minor(device))
-    for line in mounts:
+    for line in BytesIO(mountinfo):  # a mount point may have a carriage return in its name
         words = line.split(b" ")
         if words[2] == number:
             name = words[words.index(b"-", 6) + 1]

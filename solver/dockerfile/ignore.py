@@ -33,7 +33,7 @@ def ignore_matcher(text: str, *, filename: str = ".dockerignore") -> Ignore:
     Raises:
         DockerfileError: a pattern that cannot be; it has the file and line.
     """
-    lines = text.removeprefix("\ufeff").splitlines()
+    lines = [line.removesuffix("\r") for line in text.removeprefix("\ufeff").split("\n")]
     for number, line in enumerate(lines, 1):
         try:
             PatternMatcher([line])

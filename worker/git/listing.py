@@ -22,7 +22,7 @@ def find_ref(printed: str, ref: str) -> GitFound | None:
     """
     found: dict[str, str] = {}
     head = ""
-    for line in printed.splitlines():
+    for line in printed.split("\n"):
         value, tab, name = line.partition("\t")
         if name == "HEAD" and value.startswith(_SYMBOLIC):
             head = value.removeprefix(_SYMBOLIC)

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from io import BytesIO
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -124,7 +125,7 @@ def mounts_below(directory: Path) -> list[Path]:
 
 def mount_points(mountinfo: bytes) -> list[bytes]:
     """Return the mount points in the text of ``/proc/self/mountinfo``, in its order."""
-    return [_unescape(line.split(b" ")[4]) for line in mountinfo.splitlines()]
+    return [_unescape(line.split(b" ")[4]) for line in BytesIO(mountinfo)]
 
 
 def flush(directory: Path) -> None:

@@ -47,6 +47,15 @@ def test_directory_is_pruned_only_where_nothing_can_come_back() -> None:
     assert ignore.may_prune("docs/deep")
 
 
+@pytest.mark.parametrize("odd", ["\f", "\r", "\x85", "\u2028"])
+def test_lines_end_where_docker_says_that_they_do(odd: str) -> None:
+    ignore = ignore_matcher(f"a{odd}b\r\nc\n")
+    assert ignore.excludes(f"a{odd}b")
+    assert ignore.excludes("c")
+    assert not ignore.excludes("a")
+    assert not ignore.excludes("b")
+
+
 def test_no_patterns_exclude_nothing() -> None:
     ignore = ignore_matcher("\n# nothing\n")
     assert not ignore.excludes("a")

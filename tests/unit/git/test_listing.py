@@ -24,6 +24,12 @@ def test_a_whole_name_comes_before_a_branch_and_that_before_a_tag() -> None:
     )
 
 
+def test_a_name_is_told_of_whole_whatever_is_in_it() -> None:
+    assert find_ref(f"{A}\trefs/heads/x\u2028y\n{B}\trefs/tags/x\n", "x") == GitFound(
+        B, "refs/tags/x"
+    )
+
+
 def test_a_head_that_is_no_branch_has_no_name() -> None:
     for target in ("refs/pull/1", "-x", ""):
         assert find_ref(f"ref: {target}\tHEAD\n{A}\tHEAD\n", "") == GitFound(A)

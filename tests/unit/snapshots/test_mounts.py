@@ -18,11 +18,12 @@ MOUNTINFO = b"""\
 22 1 254:0 / / rw,relatime - ext4 /dev/root rw
 30 22 0:30 / /state\\040dir/trees/1/merged rw - overlay none rw,lowerdir=a
 31 22 0:31 / /b\\134s rw shared:7 - tmpfs tmpfs rw
+32 22 0:32 / /c\rr rw - tmpfs tmpfs rw
 """
 
 
 def test_mount_points_are_read_with_their_odd_characters() -> None:
-    assert mount_points(MOUNTINFO) == [b"/", b"/state dir/trees/1/merged", b"/b\\s"]
+    assert mount_points(MOUNTINFO) == [b"/", b"/state dir/trees/1/merged", b"/b\\s", b"/c\rr"]
 
 
 @pytest.fixture

@@ -9,18 +9,22 @@ from filesync.disk.scanning.scan import scan
 from filesync.manifest import Manifest, MemoryNodes
 from filesync.sync.ticks import FINE_NS, as_kept, tick_in, tick_of
 
-MOUNTS = [
-    b"21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw",
-    b"42 21 8:17 / /media/a\\040stick rw,nosuid shared:7 master:2 - vfat /dev/sdb1 rw,uid=0",
-    b"43 21 0:39 / /mnt/share rw - cifs //nas/share rw",
-    b"44 21 8:33 / /mnt/old rw - ext3 /dev/sdc1 rw",
-]
+MOUNTS = rb"""21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+42 21 8:17 / /media/a\040stick rw,nosuid shared:7 master:2 - vfat /dev/sdb1 rw,uid=0
+43 21 0:39 / /mnt/share rw - cifs //nas/share rw
+44 21 8:33 / /mnt/old rw - ext3 /dev/sdc1 rw
+"""
 SECOND_NS = 1_000_000_000
 
 
 def test_what_times_are_multiples_of_is_known_by_the_file_system() -> None:
     assert tick_in(MOUNTS, os.makedev(8, 17), changed_ns=1) == 2 * SECOND_NS
     assert tick_in(MOUNTS, os.makedev(0, 39), changed_ns=1) == 100
+
+
+def test_a_mount_point_may_have_a_carriage_return_in_its_name() -> None:
+    mounts = MOUNTS.replace(b"/mnt/share", b"/mnt/odd\rname")
+    assert tick_in(mounts, os.makedev(0, 39), changed_ns=1) == 100
 
 
 def test_of_a_file_system_that_is_not_listed_times_are_taken_as_they_are() -> None:
