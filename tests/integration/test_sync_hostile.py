@@ -192,6 +192,22 @@ def test_a_server_decides_nothing_of_where_things_go(
     assert names_below(tmp_path) == before
 
 
+@pytest.mark.parametrize("grows", [True, False])
+def test_what_a_server_says_is_empty_is_so_where_it_gets_a_new_name_for_that(
+    evil: Path, tmp_path: Path, grows: bool
+) -> None:
+    """What is in it would stand in the destination itself, and not below its own name there."""
+    part = fields.Part(TOKEN, b"a", is_bare=True)
+    said: list[str] = []
+    options = PLAIN if grows else Options(on_changes=said.extend)
+    error = LyingServer(evil, part).gives([b"x/a"], tmp_path / "home", options)
+    assert type(error) is UnexpectedMessage
+    assert names_below(tmp_path / "home") == set()
+    (evil / "f").unlink()
+    assert LyingServer(evil, part).gives([b"x/a"], tmp_path / "new", options) is None
+    assert names_below(tmp_path / "new") == set()
+
+
 def test_a_server_gives_no_more_parts_than_were_asked_for(evil: Path, tmp_path: Path) -> None:
     part = fields.Part(TOKEN, b"a")
     error = LyingServer(evil, part, part).gives([b"a"], tmp_path / "home")

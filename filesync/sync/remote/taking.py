@@ -170,7 +170,7 @@ class _Taking:
             return
         with nullcontext() if target is None else closing(target.place):
             if target is not None and self._may_grow(at, target.place):
-                await self._take_growing(at, target.place)
+                await self._take_growing(at, target)
                 return
             there, scanned = await self._scan_both(at, target)
             await self._bring(at, target, there, scanned)
@@ -191,11 +191,11 @@ class _Taking:
             and self._options.takes_all
         )
 
-    async def _take_growing(self, at: int, place: Place) -> None:
+    async def _take_growing(self, at: int, target: Target) -> None:
         """Take a part to an empty directory: all is wanted, so nothing waits for the scan's end."""
         peer, token = self._peer, self._found[at].token
         update = Arrival(
-            place,
+            target.place,
             self._nodes,
             part=self.parts[at],
             caches=self._options.used_caches,
@@ -203,7 +203,7 @@ class _Taking:
         )
 
         earlies = self._earlies(update, token)
-        unasked = await in_thread(self._unasked, at)
+        unasked = await in_thread(self._unasked, at, target)
         arrivals = Arrivals(peer.channel, token, update, self._nodes, earlies, unasked=unasked)
         request = wire.Scan(token, grows=True)
         scanning = asyncio.create_task(ask(peer.channel, request, wire.Scanned))
@@ -225,7 +225,10 @@ class _Taking:
         self._note_source(at, top, scanned)
         self._note_update(at, update)
 
-    def _unasked(self, at: int) -> Unasked:
+    def _unasked(self, at: int, target: Target | None) -> Unasked:
+        if target is not None and target.is_new and self._found[at].is_bare:
+            # As nothing is in it, it may stand there itself, and not under its own name.
+            return Unasked(Filter((b"*",)))
         return Unasked(self._options.filter(self.parts[at].prefix))
 
     def _earlies(self, keeper: Keeper, token: bytes) -> Earlies:
@@ -300,7 +303,7 @@ class _Taking:
             deletes=options.delete,
             rename=target.rename,
             earlies=self._earlies(target.place.staging, fresh),
-            unasked=await in_thread(self._unasked, at),
+            unasked=await in_thread(self._unasked, at, target),
         )
 
         async def bring(update: Update) -> None:
@@ -331,7 +334,7 @@ class _Taking:
             edits=told.edits,
         )
         top = Manifest(scanned.tree, self._nodes)
-        unasked = await in_thread(self._unasked, at)
+        unasked = await in_thread(self._unasked, at, target)
         await in_thread(unasked.refuse_new, there.manifest, top)
         self._note_source(at, top, scanned)
         given = await self._unshadowed(at, top)
